@@ -1,0 +1,1 @@
+//! The Compose subset of the file format, read into the model.

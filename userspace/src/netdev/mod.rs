@@ -1,0 +1,1 @@
+//! Netlink: devices, addresses, routes and namespaces of this host.
