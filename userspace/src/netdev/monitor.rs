@@ -106,7 +106,8 @@ impl Monitor {
     pub fn new(scope: Scope) -> Result<Self> {
         let operation = "listen to the kernel's notifications";
         let socket = Self::open(scope).map_err(|error| Error::system(operation, error))?;
-        let socket = AsyncFd::new(socket).map_err(|error| Error::system(operation, error))?;
+        // SAFETY: the socket owns its descriptor, never replaces it, and closes it only when it is dropped.
+        let socket = unsafe { AsyncFd::register(socket) }.map_err(|error| Error::system(operation, error))?;
         Ok(Self { socket, buffer: vec![0; DATAGRAM], pending: VecDeque::new() })
     }
 
