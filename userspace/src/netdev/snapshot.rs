@@ -1,0 +1,50 @@
+//! Everything that a namespace holds, read at once for the reconciler to compare.
+
+use super::{
+    address::Address,
+    error::Result,
+    forwarding::{ForwardingEntry, Neighbour},
+    handle::Netlink,
+    link::Link,
+    routes::Route,
+};
+
+/// A namespace's devices, addresses, routes and tables: six requests, however many devices there are.
+///
+/// The lists are read one after the other, so one may mention a device that another does not hold any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Devices.
+    pub links: Vec<Link>,
+    /// Addresses of all devices.
+    pub addresses: Vec<Address>,
+    /// Unicast routes of the main table.
+    pub routes: Vec<Route>,
+    /// Forwarding entries of bridges and vxlan devices.
+    pub forwarding: Vec<ForwardingEntry>,
+    /// Neighbours.
+    pub neighbours: Vec<Neighbour>,
+}
+
+impl Snapshot {
+    /// Reads the namespace.
+    pub async fn take(netlink: &Netlink) -> Result<Self> {
+        Ok(Self {
+            links: netlink.links().await?,
+            addresses: netlink.addresses().await?,
+            routes: netlink.routes().await?,
+            forwarding: netlink.forwarding_entries().await?,
+            neighbours: netlink.neighbours().await?,
+        })
+    }
+
+    /// The device with this name.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    /// The addresses of a device.
+    pub fn addresses_of(&self, ifindex: u32) -> impl Iterator<Item = &Address> {
+        self.addresses.iter().filter(move |address| address.ifindex == ifindex)
+    }
+}
