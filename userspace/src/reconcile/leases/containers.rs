@@ -27,7 +27,9 @@ pub(super) fn resolve(
     let mut devices = BTreeSet::new();
     for (container_name, container) in &desired.containers {
         let default_network = default_network(container, state);
-        for (index, (network_name, attachment)) in container.attachments.iter().enumerate() {
+        let namespace = facts.namespaces.get(container_name).cloned();
+        let interfaces = interfaces(container_name, container, namespace.as_ref().map(|found| found.cookie), leases);
+        for ((network_name, attachment), interface) in container.attachments.iter().zip(interfaces) {
             let id = EndpointId { container: container_name.clone(), network: network_name.clone() };
             let object = format!("container {container_name} in network {network_name}");
             let (Some(network), Some(pool)) =
@@ -43,9 +45,9 @@ pub(super) fn resolve(
                     continue;
                 }
             };
-            let namespace = facts.namespaces.get(container_name).cloned();
             let mac = mac(&id, attachment, network, address, leases);
-            let epoch = epoch(&id, address, mac, namespace.as_ref().map(|found| found.cookie), leases);
+            let cookie = namespace.as_ref().map(|found| found.cookie);
+            let epoch = epoch(&id, EndpointLease { address, mac, epoch: 0, namespace_cookie: cookie, interface: Some(interface) }, leases);
             let Ok(address) = Ipv4Network::new(address, network.subnet.prefix()) else { continue };
             let device = names::veth(container_name, network_name);
             if !devices.insert(device.clone()) {
@@ -55,11 +57,11 @@ pub(super) fn resolve(
             }
             let endpoint = ResolvedEndpoint {
                 network_number: network.number,
-                namespace,
+                namespace: namespace.clone(),
                 address,
                 mac,
                 epoch,
-                interface: format!("eth{index}"),
+                interface: format!("eth{interface}"),
                 device,
                 default_route: default_network == Some(network_name.as_str()),
                 published: false,
@@ -228,27 +230,45 @@ fn mac(
     MacAddress([bytes[0] & 0xfc | 0x02, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
 }
 
-/// The epoch of this container: the same as long as its namespace is, a new one for a new namespace.
-fn epoch(
-    id: &EndpointId,
-    address: Ipv4Addr,
-    mac: MacAddress,
-    cookie: Option<u64>,
-    leases: &mut Leases,
-) -> u32 {
-    let networks = leases.endpoints.entry(id.container.clone()).or_default();
-    let kept = networks.get(&id.network);
-    let (epoch, namespace_cookie) = match kept {
-        Some(lease) if cookie.is_none() || lease.namespace_cookie == cookie => {
-            (lease.epoch, lease.namespace_cookie)
+/// Interface numbers, in the order of the attachments: by network name, but an interface that the namespace already
+/// has keeps its name, because renaming takes it down and with it what runs over it.
+fn interfaces(name: &str, container: &Container, cookie: Option<u64>, leases: &mut Leases) -> Vec<u32> {
+    let mut numbers: Vec<Option<u32>> = vec![None; container.attachments.len()];
+    if let Some(networks) = leases.endpoints.get_mut(name) {
+        for (network, lease) in networks.iter_mut() {
+            let position = container.attachments.keys().position(|attached| attached == network);
+            match (position, lease.interface) {
+                (Some(position), Some(number))
+                    if cookie.is_some() && lease.namespace_cookie == cookie && !numbers.contains(&Some(number)) =>
+                {
+                    numbers[position] = Some(number);
+                }
+                _ => lease.interface = None,
+            }
         }
+    }
+    for position in 0..numbers.len() {
+        if numbers[position].is_none() {
+            numbers[position] = (0..).find(|number| !numbers.contains(&Some(*number)));
+        }
+    }
+    numbers.into_iter().flatten().collect()
+}
+
+/// Enters a lease and gives the epoch of this container: the same as long as its namespace is, a new one for a new
+/// namespace.
+fn epoch(id: &EndpointId, lease: EndpointLease, leases: &mut Leases) -> u32 {
+    let cookie = lease.namespace_cookie;
+    let networks = leases.endpoints.entry(id.container.clone()).or_default();
+    let (epoch, namespace_cookie) = match networks.get(&id.network) {
+        Some(kept) if cookie.is_none() || kept.namespace_cookie == cookie => (kept.epoch, kept.namespace_cookie),
         // It was declared before its namespace existed.
-        Some(lease) if lease.namespace_cookie.is_none() => (lease.epoch, cookie),
+        Some(kept) if kept.namespace_cookie.is_none() => (kept.epoch, cookie),
         _ => {
             leases.next_epoch += 1;
             (leases.next_epoch - 1, cookie)
         }
     };
-    networks.insert(id.network.clone(), EndpointLease { address, mac, epoch, namespace_cookie });
+    networks.insert(id.network.clone(), EndpointLease { epoch, namespace_cookie, ..lease });
     epoch
 }

@@ -49,8 +49,19 @@ pub struct Leases {
     pub sysctls: BTreeMap<String, String>,
     /// Device names that weft has used.
     pub devices: BTreeSet<String>,
-    /// `net.ipv4.ip_forward` was switched on once; from then on it is the administrator's (S2).
-    pub forwarding_was_set: bool,
+    /// Where the settings were changed; elsewhere, and after a restart of the machine, they are what they were.
+    pub sysctls_of: Option<SysctlScope>,
+    /// Ports that weft added to `net.ipv4.ip_local_reserved_ports`, in the kernel's notation.
+    pub reserved_ports: String,
+}
+
+/// One life of one network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SysctlScope {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot: String,
+    /// Cookie of the namespace.
+    pub namespace_cookie: u64,
 }
 
 /// What a network keeps.
@@ -75,6 +86,8 @@ pub struct EndpointLease {
     pub epoch: u32,
     /// The namespace that the epoch stands for.
     pub namespace_cookie: Option<u64>,
+    /// Number of its interface (`eth0`, `eth1`, …) while it is attached.
+    pub interface: Option<u32>,
 }
 
 /// What the choices depend on besides the desired state.
@@ -108,7 +121,8 @@ impl Leases {
             peers: BTreeMap::new(),
             sysctls: BTreeMap::new(),
             devices: BTreeSet::new(),
-            forwarding_was_set: false,
+            sysctls_of: None,
+            reserved_ports: String::new(),
         }
     }
 }

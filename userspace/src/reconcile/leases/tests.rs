@@ -216,6 +216,27 @@ fn the_default_route_follows_docker() {
 }
 
 #[test]
+fn a_running_interface_keeps_its_name() {
+    let networks = [("a", Some("10.1.0.0/24")), ("b", Some("10.2.0.0/24"))];
+    let names = |state: &ResolvedState| -> Vec<String> {
+        state.endpoints.iter().map(|(id, endpoint)| format!("{} {}", id.network, endpoint.interface)).collect()
+    };
+    let mut leases = Leases::new(1);
+    let mut with = facts();
+    with.namespaces.insert("web".into(), found(7));
+    let state = resolve(&declared(&networks, &[("web", &["b"])]), &mut leases, &with);
+    assert_eq!(names(&state), ["b eth0"]);
+    let both = declared(&networks, &[("web", &["a", "b"])]);
+    assert_eq!(names(&resolve(&both, &mut leases, &with)), ["a eth1", "b eth0"]);
+    // A new namespace has nothing to disturb: by name again.
+    with.namespaces.insert("web".into(), found(8));
+    assert_eq!(names(&resolve(&both, &mut leases, &with)), ["a eth0", "b eth1"]);
+    // What was given up is free for the next.
+    resolve(&declared(&networks, &[("web", &["b"])]), &mut leases, &with);
+    assert_eq!(names(&resolve(&both, &mut leases, &with)), ["a eth0", "b eth1"]);
+}
+
+#[test]
 fn open_host_ports_are_chosen_once_and_avoid_processes() {
     let mut desired = declared(&[("front", None)], &[("a", &["front"]), ("b", &["front"])]);
     let range = PortRange { first: 8000, last: 8002 };
