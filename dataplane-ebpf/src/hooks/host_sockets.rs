@@ -79,7 +79,7 @@ pub fn received4(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 pub fn received6(ctx: &SockAddrContext) -> i32 {
     if let Some(original) = named_by(ctx, read6(ctx)) {
-        let [a, b, c, d] = original.address.words;
+        let [a, b, c, d] = original.address.words();
         // SAFETY: as in `connect4`.
         unsafe {
             (*ctx.sock_addr).user_ip6[0] = a;
@@ -147,8 +147,7 @@ fn led_to(ctx: &SockAddrContext, named: Named) -> Option<(u8, Address, u16)> {
             || word & u32::from_be(0xff00_0000) == u32::from_be(0x7f00_0000)
             || maps::is_host_address(address)
     } else {
-        address.words[0] | address.words[1] | address.words[2] == 0
-            && (address.words[3] == V6_LOOPBACK || address.words[3] == 0)
+        matches!(address.words(), [0, 0, 0, V6_LOOPBACK | 0])
     };
     if !local {
         return None;
@@ -222,5 +221,5 @@ fn read6(ctx: &SockAddrContext) -> Named {
         let fields = &(*ctx.sock_addr).user_ip6;
         ([fields[0], fields[1], fields[2], fields[3]], (*ctx.sock_addr).user_port)
     };
-    Named { address: Address { words }, port: Be16::from_raw(port as u16).get() }
+    Named { address: Address::from_words(words), port: Be16::from_raw(port as u16).get() }
 }
