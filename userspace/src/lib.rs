@@ -4,6 +4,7 @@
 //! and `dataplane`; only `dataplane` knows aya.
 
 pub mod config;
+pub mod dataplane;
 pub mod model;
 pub mod netdev;
 pub mod reconcile;

@@ -127,6 +127,6 @@ impl Tuple {
     /// Whether this is a claim, not a flow.
     #[inline(always)]
     pub const fn is_claim(&self) -> bool {
-        self.remote.words[0] | self.remote.words[1] | self.remote.words[2] | self.remote.words[3] == 0
+        self.remote.is_unspecified()
     }
 }

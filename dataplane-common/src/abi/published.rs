@@ -70,7 +70,7 @@ impl PublicationKey {
     /// The key of one port.
     #[inline(always)]
     pub const fn new(protocol: u8, address: &Address, port: u16) -> Self {
-        Self { protocol: [protocol, 0], address: address.octets(), port: port.to_be_bytes() }
+        Self { protocol: [protocol, 0], address: address.octets, port: port.to_be_bytes() }
     }
 }
 
