@@ -1,6 +1,6 @@
 //! What can be seen of the programs at work: counters, flows, memory.
 
-use std::{collections::HashMap, fs, os::fd::AsRawFd};
+use std::{borrow::Borrow, collections::HashMap, fs, os::fd::AsRawFd};
 
 use aya::{
     maps::{MapData, MapError, PerCpuArray},
@@ -111,7 +111,11 @@ impl Dataplane {
     }
 }
 
-fn sum(cells: &PerCpuArray<&MapData, Counter>, name: &str, index: u32) -> Result<Counter> {
+pub(super) fn sum<M: Borrow<MapData>>(
+    cells: &PerCpuArray<M, Counter>,
+    name: &str,
+    index: u32,
+) -> Result<Counter> {
     let values =
         cells.get(&index, 0).map_err(|error| Error::Object(format!("map {name}, entry {index}: {error}")))?;
     Ok(values.iter().fold(Counter { packets: 0, bytes: 0 }, |sum, cell| Counter {

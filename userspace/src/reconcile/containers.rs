@@ -1,7 +1,7 @@
 //! Containers' interfaces: the veth pair, and inside the namespace its address and the default route.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     time::Instant,
 };
@@ -25,6 +25,9 @@ use crate::{
 /// Largest segment of a container in an overlay: with its outer headers it has to fit the 65,535 bytes of an IPv4
 /// packet. 65,535 less 50 of encapsulation and less 14 + 4 of inner Ethernet and VLAN headers.
 const OVERLAY_GSO_MAX_SIZE: u32 = 65_467;
+
+/// All interfaces are looked at in this many rounds.
+const PARTS: usize = 4;
 
 /// What an interface was when it was last looked at as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub struct Containers {
 /// Which interfaces to look at although nothing is known to have changed.
 #[derive(Debug, Clone, Copy)]
 pub enum Recheck {
-    /// Those that were not looked at since.
+    /// Some of those that were not looked at since; the others have their turn in the next rounds.
     Before(Instant),
     /// None.
     Nothing,
@@ -99,6 +102,7 @@ impl Containers {
         self.verified.retain(|id, _| state.endpoints.contains_key(id));
         self.failed.clear();
         let mut pending = Vec::new();
+        let due = self.due(recheck);
         for (id, endpoint) in &state.endpoints {
             let Some(network) = state.networks.get(&id.network) else { continue };
             let Some(bridge) = kernel.link(&network.bridge) else {
@@ -110,7 +114,7 @@ impl Containers {
                 self.failed.insert(id.clone());
                 continue;
             };
-            if self.is_verified(id, &shape, kernel, recheck) {
+            if !due.contains(id) && self.is_verified(id, &shape, kernel) {
                 continue;
             }
             match ensure_one(&shape, netlink, dataplane).await {
@@ -130,15 +134,20 @@ impl Containers {
         pending
     }
 
-    fn is_verified(&self, id: &EndpointId, shape: &Shape, kernel: &Kernel, recheck: Recheck) -> bool {
+    /// The interfaces whose turn it is: the longest not looked at, a part of all, so that the work of looking into a
+    /// thousand namespaces is spread over time.
+    fn due(&self, recheck: Recheck) -> HashSet<EndpointId> {
+        let Recheck::Before(moment) = recheck else { return HashSet::new() };
+        let old = self.verified.iter().filter(|(_, verified)| verified.at < moment);
+        let mut old: Vec<(Instant, &EndpointId)> = old.map(|(id, verified)| (verified.at, id)).collect();
+        old.sort_unstable();
+        old.into_iter().take(self.verified.len() / PARTS + 1).map(|(_, id)| id.clone()).collect()
+    }
+
+    fn is_verified(&self, id: &EndpointId, shape: &Shape, kernel: &Kernel) -> bool {
         let Some(verified) = self.verified.get(id) else { return false };
-        let recent = match recheck {
-            Recheck::Before(moment) => verified.at >= moment,
-            Recheck::Nothing => true,
-        };
         let link = kernel.link(&shape.spec.name);
-        recent
-            && verified.shape == *shape
+        verified.shape == *shape
             && link.is_some_and(|link| {
                 link.ifindex == verified.ifindex
                     && link.up
@@ -227,7 +236,7 @@ async fn ensure_routes(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::
         inside.ensure_default_route(gateway, ifindex).await?;
         return Ok(());
     }
-    let own = IpNetwork::new(shape.address.network(), shape.address.prefix());
+    let network = shape.address;
     let stale: Vec<Route> = inside
         .default_routes()
         .await?
@@ -236,7 +245,7 @@ async fn ensure_routes(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::
         .filter(|route| {
             route.ifindex == ifindex
                 && route.metric == 0
-                && route.gateway.is_some_and(|gateway| own.is_ok_and(|own| own.contains(gateway)))
+                && route.gateway.is_some_and(|gateway| network.contains(gateway))
         })
         .collect();
     for route in stale {

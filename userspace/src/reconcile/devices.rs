@@ -134,7 +134,7 @@ async fn ensure_gateway(
 }
 
 /// Devices of weft that nothing wants any more, ports of bridges first.
-pub fn superfluous<'a>(state: &ResolvedState, kernel: &'a Kernel) -> Vec<&'a Link> {
+pub fn superfluous(state: &ResolvedState, kernel: &Kernel) -> Vec<Link> {
     let mut links: Vec<(&Link, bool)> = kernel
         .owned()
         .filter_map(|(link, owner)| match owner {
@@ -153,11 +153,11 @@ pub fn superfluous<'a>(state: &ResolvedState, kernel: &'a Kernel) -> Vec<&'a Lin
         })
         .collect();
     links.sort_by_key(|(link, of_network)| (*of_network, link.ifindex));
-    links.into_iter().map(|(link, _)| link).collect()
+    links.into_iter().map(|(link, _)| link.clone()).collect()
 }
 
 /// Removes devices.
-pub async fn remove(links: &[&Link], netlink: &Netlink, problems: &mut Vec<Problem>) {
+pub async fn remove(links: &[Link], netlink: &Netlink, problems: &mut Vec<Problem>) {
     for link in links {
         let Some(alias) = &link.alias else { continue };
         if let Err(error) = netlink.remove_link(&link.name, alias).await {

@@ -264,8 +264,7 @@ fn publication_entries(
             // Not its position: entries of the others must stay as they are when one comes or goes.
             publication: publication_number(publication),
         };
-        let (first, last) = (publication.host_ports.first, publication.host_ports.last);
-        for prefix in publication_prefixes(publication.protocol.number(), &host_address, first, last) {
+        for prefix in publication_prefixes(publication.protocol.number(), &host_address, publication.host_ports) {
             entries.insert(prefix, value);
         }
     }
