@@ -29,10 +29,6 @@ impl Pool {
         self.taken.insert(u32::from(address))
     }
 
-    /// Whether somebody has this address.
-    pub fn is_taken(&self, address: Ipv4Addr) -> bool {
-        self.taken.contains(&u32::from(address))
-    }
 
     /// Gives an address back.
     pub fn free(&mut self, address: Ipv4Addr) {
