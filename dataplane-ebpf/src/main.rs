@@ -39,25 +39,29 @@ use crate::packet::Packet;
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::from_container::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::from_container::run(&packet).finish(size)
 }
 
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::to_container::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::to_container::run(&packet).finish(size)
 }
 
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::from_uplink::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::from_uplink::run(&packet).finish(size)
 }
 
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::to_uplink::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::to_uplink::run(&packet).finish(size)
 }
 
 #[classifier]

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use dataplane_common::{
-    abi::{Address, HostSocketKey, HostSocketValue, Path, PortSet},
+    abi::{Address, Counter, HostSocketKey, HostSocketValue, Path, PortSet},
     packet::{Be16, protocol},
 };
 
@@ -163,7 +163,7 @@ fn led_to(ctx: &SockAddrContext, named: Named) -> Option<(u8, Address, u16)> {
     let key = socket_key(ctx, container, port, u8_protocol(protocol));
     let value = HostSocketValue { address: named.address, port: named.port, reserved: 0 };
     maps::add_host_socket(&key, &value);
-    maps::count(Path::HostSocket, 1, 0);
+    maps::count(Path::HostSocket, Counter { packets: 1, bytes: 0 });
     Some((u8_protocol(protocol), container, port))
 }
 
