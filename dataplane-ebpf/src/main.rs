@@ -81,12 +81,12 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    hooks::host_sockets::connect4(&ctx)
+    hooks::host_sockets::sendmsg4(&ctx)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    hooks::host_sockets::connect6(&ctx)
+    hooks::host_sockets::sendmsg6(&ctx)
 }
 
 #[cgroup_sock_addr(recvmsg4)]
