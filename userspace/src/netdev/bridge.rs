@@ -1,6 +1,6 @@
 //! Bridge devices: the slow path of a network, with the gateway address on it.
 
-use netlink_packet_route::link::{BridgeStpState, LinkMessage};
+use netlink_packet_route::link::{BridgeStpState, InfoKind, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
 use super::{
@@ -83,6 +83,11 @@ impl Netlink {
                 (self.expect_link(name).await?, Outcome::Created)
             }
         };
+        if matches!(&link.kind, LinkKind::Bridge(bridge) if bridge.spanning_tree) {
+            // A forward delay of 0 is refused while the protocol runs, and the kernel sets the delay first.
+            let message = BridgeSpec::existing(&link).stp_state(BridgeStpState::Disabled).build();
+            self.change_link(&format!("stop the spanning tree protocol of bridge {name}"), message).await?;
+        }
         let message = spec.change(&link);
         self.change_link(&format!("configure bridge {name}"), message).await?;
         Ok(Ensured { ifindex: link.ifindex, outcome })
@@ -90,15 +95,12 @@ impl Netlink {
 }
 
 impl BridgeSpec {
+    fn existing(link: &Link) -> LinkMessageBuilder<LinkBridge> {
+        LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge).index(link.ifindex)
+    }
+
     fn change(&self, link: &Link) -> LinkMessage {
         // The alias is ignored in a request that creates a device (rtnl_create_link), so it is always sent here.
-        let builder = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(
-            netlink_packet_route::link::InfoKind::Bridge,
-        )
-        .index(link.ifindex)
-        .alias(&self.alias)
-        .mtu(self.mtu)
-        .up();
-        self.settings(builder).build()
+        self.settings(Self::existing(link).alias(&self.alias).mtu(self.mtu).up()).build()
     }
 }

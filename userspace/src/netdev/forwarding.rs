@@ -159,11 +159,11 @@ impl Netlink {
         self.change(&operation, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_APPEND).await
     }
 
-    /// Undoes [`Self::ensure_vxlan_flood`]; `false` if it was not so.
-    pub async fn remove_vxlan_flood(&self, vxlan: u32, destination: IpAddr) -> Result<bool> {
+    /// Undoes [`Self::ensure_vxlan_flood`], also where it was not so: the kernel makes no difference.
+    pub async fn remove_vxlan_flood(&self, vxlan: u32, destination: IpAddr) -> Result<()> {
         let message = entry(vxlan, EVERYONE, Some(destination), NeighbourFlags::Own);
-        self.remove_entry(&format!("stop flooding vxlan device with index {vxlan} to {destination}"), message)
-            .await
+        let operation = format!("stop flooding vxlan device with index {vxlan} to {destination}");
+        self.remove_entry(&operation, message).await.map(drop)
     }
 
     /// Makes a MAC address known behind a tunnel endpoint: to the vxlan device, and to its bridge as behind that port.

@@ -150,11 +150,13 @@ fn what_is_not_ours_stays() -> Result<()> {
         let container = Container::new()?;
         let (namespace, inside) = container.open().await?;
         let spec = veth(bridge);
-        container.ip("link add eth0 type dummy")?;
+        container.ip("link add eth0 type bridge")?;
         let error =
             netlink.ensure_veth(&spec, &namespace, &inside).await.err().context("took eth0")?.to_string();
         assert!(
-            error.contains("eth0") && error.contains(&container.name) && error.contains("dummy"),
+            error.contains("eth0")
+                && error.contains(&container.name)
+                && error.contains("bridge without alias"),
             "{error}"
         );
         assert!(netlink.link("weftweb0").await?.is_none());
@@ -194,7 +196,7 @@ fn five_hundred_pairs() -> Result<()> {
         let spec = |number: u16| {
             let [high, low] = number.to_be_bytes();
             VethSpec {
-                name: format!("weft{number}"),
+                name: format!("weftc{number}"),
                 container_name: format!("eth{number}"),
                 container_mac_address: MacAddress([2, 0x42, 10, 10, high, low]),
                 ..veth(bridge)
