@@ -55,6 +55,9 @@ impl BridgeSpec {
 
 impl Netlink {
     /// Makes a bridge or puts it right. A device of that name that is not weft's is an error and stays.
+    ///
+    /// Whatever made it [`Outcome::Changed`] may have cost more than that: the kernel forgets all neighbours, permanent
+    /// ones included, when the MAC address changes (neigh_changeaddr), and routes when a device goes down.
     pub async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<Ensured> {
         let name = &spec.name;
         let (link, outcome) = match self.link(name).await? {

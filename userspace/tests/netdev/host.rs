@@ -306,13 +306,17 @@ fn port_holders_are_named() -> Result<()> {
 #[test]
 fn a_snapshot_shows_what_there_is() -> Result<()> {
     in_fresh_namespace(|| async {
-        run("ip link add weft0 type bridge")?;
+        // With an address of its own: one that changes with a port takes all neighbours along.
+        run(&format!("ip link add weft0 address {MAC} type bridge"))?;
         run("ip link add name port0 type veth peer name port1")?;
         run("ip link set port0 master weft0 up alias weft")?;
         run("ip link set weft0 up")?;
         run("ip address add 10.1.0.1/24 dev weft0")?;
         run("ip neighbour add 10.1.0.9 lladdr 02:00:00:00:00:09 dev weft0 nud permanent")?;
-        run("bridge fdb add 02:00:00:00:00:09 dev port0 master static")?;
+        run("ip link add vx0 master weft0 type vxlan id 7 dstport 4789")?;
+        run("bridge fdb add 02:00:00:00:00:09 dev vx0 master static")?;
+        run("bridge fdb add 02:00:00:00:00:09 dev vx0 dst 192.0.2.2 self")?;
+        run("bridge fdb add 02:00:00:00:00:08 dev port0 master static")?;
         let snapshot = Snapshot::take(&Netlink::new()?).await?;
         let (bridge, port, other) = (
             snapshot.link("weft0").context("weft0")?,
@@ -333,11 +337,14 @@ fn a_snapshot_shows_what_there_is() -> Result<()> {
         assert!(
             snapshot.neighbours.iter().any(|neighbour| neighbour.mac_address == mac && neighbour.permanent)
         );
-        assert!(snapshot.forwarding.iter().any(|entry| {
-            Some(entry.mac_address) == mac
-                && entry.ifindex == port.ifindex
-                && entry.bridge == Some(bridge.ifindex)
-        }));
+        let vxlan = snapshot.link("vx0").context("vx0")?.ifindex;
+        assert!(snapshot.forwarding.iter().all(|entry| entry.ifindex == vxlan), "{:?}", snapshot.forwarding);
+        let known = snapshot.forwarding.iter().filter(|entry| Some(entry.mac_address) == mac);
+        assert_eq!(known.map(|entry| entry.bridge).collect::<Vec<_>>().len(), 2);
+        let all = Netlink::new()?.forwarding_entries(None).await?;
+        assert!(
+            all.iter().any(|entry| entry.ifindex == port.ifindex && entry.bridge == Some(bridge.ifindex))
+        );
         Ok(())
     })
 }
