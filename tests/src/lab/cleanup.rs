@@ -105,7 +105,9 @@ pub(super) fn sweep_dead_labs() {
 pub(super) fn fail_at_exit(title: &str) {
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn fail() {
-        eprintln!("error: a lab was dropped without finish(), see above; what it left was not checked");
+        eprintln!(
+            "error: a lab was dropped without finish(): its test failed, or did not check what it left"
+        );
         // SAFETY: _exit only ends the process.
         unsafe { libc::_exit(101) }
     }

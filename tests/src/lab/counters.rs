@@ -61,11 +61,7 @@ impl Namespace {
     /// Packets that this namespace received with a wrong checksum, of every protocol.
     pub fn checksum_errors(&self) -> Result<u64> {
         let counters = self.snmp()?;
-        Ok(counters
-            .iter()
-            .filter(|(name, _)| name.ends_with("InCsumErrors"))
-            .map(|(_, value)| value)
-            .sum())
+        Ok(counters.iter().filter(|(name, _)| name.ends_with("InCsumErrors")).map(|(_, value)| value).sum())
     }
 
     /// Statistics of an interface.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{daemon::Installation, process};
 
 /// The kernel frees programs and maps some time after the last reference is gone (RCU, work queues).
-const FREE_LIMIT: Duration = Duration::from_secs(5);
+const FREE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Kernel objects of one daemon, by what its pins refer to.
 #[derive(Debug, Default)]
@@ -91,7 +91,8 @@ pub(super) fn of(installation: &Installation, objects: &Objects) -> Result<Vec<S
     for hooks in serde_json::from_str::<Value>(&attached.stdout)?.as_array().into_iter().flatten() {
         for (hook, programs) in hooks.as_object().into_iter().flatten() {
             // flow_dissector and netfilter programs are reported apart; weft has none.
-            if matches!(hook.as_str(), "xdp" | "tc") && programs.as_array().is_some_and(|list| !list.is_empty())
+            if matches!(hook.as_str(), "xdp" | "tc")
+                && programs.as_array().is_some_and(|list| !list.is_empty())
             {
                 found.push(format!("attached {hook} programs: {programs}"));
             }

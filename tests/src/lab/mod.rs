@@ -67,7 +67,10 @@ impl Lab {
     /// As `new`, with these programs.
     pub fn with_tools(title: &str, tools: Tools) -> Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        ensure!(unistd::geteuid().is_root(), "a lab of network namespaces needs root: run `cargo xtask test`");
+        ensure!(
+            unistd::geteuid().is_root(),
+            "a lab of network namespaces needs root: run `cargo xtask test`"
+        );
         cleanup::sweep_dead_labs();
         let prefix = format!("lab{}x{}", unistd::getpid(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let directory = env::temp_dir().join(format!("weft-{prefix}"));

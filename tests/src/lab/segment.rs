@@ -41,7 +41,8 @@ impl Segment {
         // Named after the host so that a capture on the switch is easy to read; 15 bytes are the kernel's limit.
         let name: String = namespace.name().chars().take(8).collect();
         let port = format!("{name}-{}", self.switch.lab.next_number());
-        self.switch.ip(&format!("link add {port} type veth peer name {device} netns {}", namespace.netns()))?;
+        self.switch
+            .ip(&format!("link add {port} type veth peer name {device} netns {}", namespace.netns()))?;
         self.switch.ip(&format!("link set {port} master bridge0 up"))?;
         add_address(namespace, device, address)?;
         Ok(cidr.ip())

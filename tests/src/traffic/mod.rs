@@ -72,7 +72,9 @@ mod tests {
         let percentiles = percentiles.map(|p| [p.mean_us, p.p50_us, p.p90_us, p.p99_us, p.max_us]);
         let near = |got: f64, wanted: f64| (got - wanted).abs() < 1e-6;
         let wanted = [50.5, 51.0, 91.0, 100.0, 100.0];
-        assert!(percentiles.is_some_and(|got| got.iter().zip(wanted).all(|(got, wanted)| near(*got, wanted))));
+        assert!(
+            percentiles.is_some_and(|got| got.iter().zip(wanted).all(|(got, wanted)| near(*got, wanted)))
+        );
         assert!(Percentiles::of(Vec::new()).is_none());
     }
 }

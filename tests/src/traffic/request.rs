@@ -112,14 +112,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let (times, failures) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let succeeded = times.len() as u64;
     let failed = failures.values().sum();
-    Ok(Report {
-        attempted: total,
-        succeeded,
-        failed,
-        failures,
-        seconds,
-        latency: Percentiles::of(times),
-    })
+    Ok(Report { attempted: total, succeeded, failed, failures, seconds, latency: Percentiles::of(times) })
 }
 
 fn exchange(options: &Options, number: u64) -> Result<(), String> {

@@ -109,7 +109,7 @@ pub fn send(options: &SendOptions) -> Result<Stream> {
     // The receiver closes when it has read everything: only then did all of it arrive.
     let answer = stream.read(&mut [0])?;
     ensure!(answer == 0, "the receiver sent data");
-    meter.finish(stream.peer_addr()?)
+    meter.finish(options.server)
 }
 
 /// The receiving end.
