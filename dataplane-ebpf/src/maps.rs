@@ -232,24 +232,24 @@ pub fn add_host_socket(key: &HostSocketKey, value: &HostSocketValue) {
 }
 
 #[inline(always)]
-pub fn count(path: Path, packets: u64, bytes: u64) {
+pub fn count(path: Path, size: Counter) {
     if let Some(counter) = COUNTERS.get_ptr_mut(path as u32) {
-        add(counter, packets, bytes);
+        add(counter, size);
     }
 }
 
 #[inline(always)]
-pub fn count_drop(reason: DropReason, packets: u64, bytes: u64) {
+pub fn count_drop(reason: DropReason, size: Counter) {
     if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
-        add(counter, packets, bytes);
+        add(counter, size);
     }
 }
 
 #[inline(always)]
-fn add(counter: *mut Counter, packets: u64, bytes: u64) {
+fn add(counter: *mut Counter, size: Counter) {
     // SAFETY: the slot is this CPU's.
     unsafe {
-        (*counter).packets += packets;
-        (*counter).bytes += bytes;
+        (*counter).packets += size.packets;
+        (*counter).bytes += size.bytes;
     }
 }
