@@ -122,7 +122,7 @@ pub(super) fn is_bpffs(path: &Path) -> Result<bool> {
 /// Mounts the BPF file system at its usual place. Each mount is a file system of its own, so this must happen in the
 /// mount namespace that lasts: pins made in another vanish with it, and with them the programs.
 fn mount_bpffs() -> Result<(), String> {
-    if is_own_mount_namespace() == Some(false) {
+    if is_lasting_mount_namespace() == Some(false) {
         return Err(format!(
             "no BPF file system is mounted at {MOUNT_POINT} in this mount namespace, which is not the machine's own, so \
              that pins would be lost with it. `ip netns exec` makes such a namespace (it remounts /sys): use `nsenter \
@@ -147,7 +147,7 @@ fn mount_bpffs() -> Result<(), String> {
 ///
 /// Numbers of mounts are unique among all namespaces, so two processes in one namespace see common ones. The link
 /// /proc/1/ns/mnt would say it directly, but reading it needs the right to trace that process.
-fn is_own_mount_namespace() -> Option<bool> {
+fn is_lasting_mount_namespace() -> Option<bool> {
     let mounts = |process: &str| -> Option<HashSet<String>> {
         let text = fs::read_to_string(format!("/proc/{process}/mountinfo")).ok()?;
         Some(text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())

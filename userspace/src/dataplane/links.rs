@@ -2,7 +2,7 @@
 //!
 //! A link lives as long as its pin: it survives the daemon, and a new daemon replaces its program in place
 //! (`BPF_LINK_UPDATE`), so that at no moment a packet passes without program or with two. What is attached is always
-//! asked of the kernel; nothing is remembered here. links are made with bpf(2) itself and not with aya, because aya 0.14
+//! asked of the kernel; nothing is remembered here. Links are made with bpf(2) itself and not with aya, because aya 0.14
 //! can neither attach to a device by index, nor replace a cgroup link's program, nor say where a link is attached.
 
 use std::{
