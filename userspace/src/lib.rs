@@ -4,5 +4,6 @@
 //! and `dataplane`; only `dataplane` knows aya.
 
 pub mod config;
+pub mod dataplane;
 pub mod model;
 pub mod netdev;
