@@ -39,25 +39,29 @@ use crate::packet::Packet;
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::from_container::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::from_container::run(&packet).finish(size)
 }
 
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::to_container::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::to_container::run(&packet).finish(size)
 }
 
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::from_uplink::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::from_uplink::run(&packet).finish(size)
 }
 
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
-    hooks::to_uplink::run(&packet).finish(&packet)
+    let size = packet.size();
+    hooks::to_uplink::run(&packet).finish(size)
 }
 
 #[classifier]
@@ -77,12 +81,12 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    hooks::host_sockets::connect4(&ctx)
+    hooks::host_sockets::sendmsg4(&ctx)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    hooks::host_sockets::connect6(&ctx)
+    hooks::host_sockets::sendmsg6(&ctx)
 }
 
 #[cgroup_sock_addr(recvmsg4)]

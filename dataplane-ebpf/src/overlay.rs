@@ -112,6 +112,11 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
     {
         return Err(DropReason::BadEncapsulation);
     }
+    if packet.is_gso() && inner_ip.protocol == protocol::UDP {
+        // `bpf_skb_adjust_room` leaves the tunnel mark in the packet's GSO type. TCP does not look at it, but a UDP
+        // receiver cuts the packet into datagrams and fails; the vxlan device takes the mark off and keeps the GSO.
+        return Ok(Verdict::Pass(Path::SlowPath));
+    }
     let address = Address::from_v4_network_order(inner_ip.destination.raw());
     let endpoint = match maps::endpoint(network, &address) {
         Some(endpoint) if endpoint.mac == destination => endpoint,

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
-    abi::{Address, DropReason, Tuple},
+    abi::{Address, Counter, DropReason, Tuple},
     packet::{
         ETHERTYPE_IPV4, Ethernet, ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, Icmp, Ipv4, Ports, Tcp, Udp, protocol,
     },
@@ -44,6 +44,7 @@ impl Packet {
 
     /// Like [`Self::at`], for writing after the last check: failure is the kernel's.
     #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the packet is the kernel's memory, not this struct's")]
     pub fn write<T>(&self, offset: usize) -> Outcome<&mut T> {
         match self.at::<T>(offset) {
             // SAFETY: as for `read`; the program is the only writer.
@@ -70,12 +71,19 @@ impl Packet {
         unsafe { (*self.skb).len }
     }
 
-    /// Packets on the wire: the segments of a GSO packet.
+    /// What it counts as: a GSO packet as the segments it stands for, and its bytes as they are.
     #[inline(always)]
-    pub fn segments(&self) -> u64 {
+    pub fn size(&self) -> Counter {
         // SAFETY: as for `at`.
-        let segments = unsafe { (*self.skb).gso_segs };
-        if segments == 0 { 1 } else { u64::from(segments) }
+        let (bytes, segments, segment) =
+            unsafe { ((*self.skb).len, (*self.skb).gso_segs, (*self.skb).gso_size) };
+        let packets = match (segments, segment) {
+            (0, 0) => 1,
+            // `bpf_skb_adjust_room` leaves the number unset, so what was encapsulated on this machine has none.
+            (0, segment) => bytes / segment + 1,
+            (segments, _) => segments,
+        };
+        Counter { packets: u64::from(packets), bytes: u64::from(bytes) }
     }
 
     /// Whether a NIC or the kernel will cut it into segments.

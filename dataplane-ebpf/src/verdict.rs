@@ -1,9 +1,9 @@
 //! What becomes of a packet. Every way out of a hook is one of these.
 
 use aya_ebpf::bindings::tcx_action_base::{TCX_DROP, TCX_NEXT};
-use dataplane_common::abi::{DropReason, Path};
+use dataplane_common::abi::{Counter, DropReason, Path};
 
-use crate::{maps, packet::Packet};
+use crate::maps;
 
 /// The end of a packet's way through a hook.
 pub enum Verdict {
@@ -18,23 +18,21 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Counts, and gives the kernel its answer.
+    /// Counts the packet by the size it came with, and gives the kernel its answer.
     #[inline(always)]
-    pub fn finish(self, packet: &Packet) -> i32 {
-        let packets = packet.segments();
-        let bytes = packet.length() as u64;
+    pub fn finish(self, size: Counter) -> i32 {
         match self {
             Self::Ignore => TCX_NEXT,
             Self::Pass(path) => {
-                maps::count(path, packets, bytes);
+                maps::count(path, size);
                 TCX_NEXT
             }
             Self::Redirect(path, action) => {
-                maps::count(path, packets, bytes);
+                maps::count(path, size);
                 action
             }
             Self::Drop(reason) => {
-                maps::count_drop(reason, packets, bytes);
+                maps::count_drop(reason, size);
                 TCX_DROP
             }
         }

@@ -1,1 +1,47 @@
-fn main() {}
+//! weft's chores: `cargo xtask <command>`.
+
+mod build;
+mod command;
+mod demo;
+mod lint;
+mod run;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Chores of the weft workspace.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask")]
+enum Command {
+    /// Install what is missing: compiler for the BPF target, bpf-linker, programs that the labs use
+    Setup(setup::Options),
+    /// Build the daemon with its eBPF object
+    Build(build::Options),
+    /// Show weft at work in a lab of its own, or run it with the arguments after `--`
+    Run(run::Options),
+    /// Run every test, as root
+    Test(test::Options),
+    /// Check formatting, and run clippy for this machine and for the BPF target
+    Lint(lint::Options),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Command::parse() {
+        Command::Setup(options) => setup::run(&options),
+        Command::Build(options) => build::run(&options),
+        Command::Run(options) => run::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Lint(options) => lint::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

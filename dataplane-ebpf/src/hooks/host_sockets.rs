@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use dataplane_common::{
-    abi::{Address, HostSocketKey, HostSocketValue, Path, PortSet},
+    abi::{Address, Counter, HostSocketKey, HostSocketValue, Path, PortSet},
     packet::{Be16, protocol},
 };
 
@@ -26,14 +26,14 @@ const V4_MAPPED: u32 = u32::from_be(0x0000_ffff);
 const V6_LOOPBACK: u32 = u32::from_be(1);
 const V4_LOOPBACK: u32 = u32::from_be(0x7f00_0001);
 
-/// The address a system call names, and whether it lies in an IPv6 socket.
+/// The address and port that a system call names.
 #[derive(Clone, Copy)]
 struct Named {
     address: Address,
     port: u16,
 }
 
-/// `connect` and `sendmsg` of an IPv4 socket.
+/// `connect` of an IPv4 socket.
 #[inline(always)]
 pub fn connect4(ctx: &SockAddrContext) -> i32 {
     if let Some((_, container, port)) = led_to(ctx, read4(ctx)) {
@@ -46,7 +46,7 @@ pub fn connect4(ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
-/// `connect` and `sendmsg` of an IPv6 socket, which reaches IPv4 by mapped addresses (RFC 4291 section 2.5.5.2).
+/// `connect` of an IPv6 socket, which reaches IPv4 by mapped addresses (RFC 4291 section 2.5.5.2).
 #[inline(always)]
 pub fn connect6(ctx: &SockAddrContext) -> i32 {
     if let Some((_, container, port)) = led_to(ctx, read6(ctx)) {
@@ -59,6 +59,19 @@ pub fn connect6(ctx: &SockAddrContext) -> i32 {
             (*ctx.sock_addr).user_port = u32::from(Be16::new(port).raw());
         }
     }
+    ALLOW
+}
+
+/// `sendmsg` of an unconnected IPv4 socket; also of an IPv6 socket to a mapped address, which the kernel sends by IPv4.
+#[inline(always)]
+pub fn sendmsg4(ctx: &SockAddrContext) -> i32 {
+    connect4(ctx)
+}
+
+/// `sendmsg` of an unconnected IPv6 socket to an IPv6 address. The kernel refuses to be led to a mapped address here
+/// (`ENOTSUPP` in udpv6_sendmsg), so [::1] reaches an IPv4 container by connected sockets only.
+#[inline(always)]
+pub fn sendmsg6(_ctx: &SockAddrContext) -> i32 {
     ALLOW
 }
 
@@ -163,7 +176,7 @@ fn led_to(ctx: &SockAddrContext, named: Named) -> Option<(u8, Address, u16)> {
     let key = socket_key(ctx, container, port, u8_protocol(protocol));
     let value = HostSocketValue { address: named.address, port: named.port, reserved: 0 };
     maps::add_host_socket(&key, &value);
-    maps::count(Path::HostSocket, 1, 0);
+    maps::count(Path::HostSocket, Counter { packets: 1, bytes: 0 });
     Some((u8_protocol(protocol), container, port))
 }
 

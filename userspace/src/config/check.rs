@@ -168,7 +168,7 @@ pub(super) fn settle_shared(services: &mut BTreeMap<String, ServiceDraft>, repor
         .iter()
         .filter_map(|(name, draft)| Some((draft.container_name.as_ref()?.value.clone(), name.clone())))
         .collect();
-    let mut owner_of: HashMap<String, (String, Position)> = HashMap::new();
+    let mut owner_of: BTreeMap<String, (String, Position)> = BTreeMap::new();
     for (name, draft) in services.iter() {
         let Some(shared) = &draft.shared_with else { continue };
         let (owner, what) = match &shared.value {

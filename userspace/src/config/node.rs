@@ -63,8 +63,6 @@ pub(super) fn read(text: &str, file: usize, report: &mut Report) -> Option<Node>
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
         budget: serde_saphyr::budget! {
             max_depth: DEEPEST,
-            flow_nesting_limit: DEEPEST,
-            max_documents: 1,
             max_buffered_comment_events: 10_000,
             // A compose file may well use one anchor for hundreds of services; what aliases cost is limited below.
             enforce_alias_anchor_ratio: false,
@@ -123,7 +121,9 @@ fn explain(error: &serde_saphyr::Error) -> String {
         }
         other => {
             let text = other.render_with_formatter(&serde_saphyr::UserMessageFormatter);
-            format!("not valid YAML: {}", text.lines().next().unwrap_or_default())
+            let text = text.lines().next().unwrap_or_default();
+            // The place stands before the reason already.
+            format!("not valid YAML: {}", text.rsplit_once(" at line ").map_or(text, |(reason, _)| reason))
         }
     }
 }

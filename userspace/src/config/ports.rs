@@ -96,6 +96,7 @@ pub(super) fn parse_short(text: &str) -> Result<PortSpec, String> {
     let parts: Vec<&str> = ports.split(':').collect();
     let (host_address, host_ports, container_ports) = match parts.as_slice() {
         [container] => (None, None, *container),
+        ["", _] => return Err(format!("{}: the host port is missing before ':'", quote(text))),
         [host, container] => (None, Some(*host), *container),
         [address, "", container] => (Some(*address), None, *container),
         [address, host, container] => (Some(*address), Some(*host), *container),

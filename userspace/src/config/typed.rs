@@ -75,7 +75,10 @@ impl de::Error for Fault {
             Unexpected::Str(text) => format!("the text {}", quote(text)),
             other => format!("the {other}"),
         };
-        Self::custom(format_args!("expected {expected}, found {found}"))
+        let expected = expected.to_string();
+        // YAML takes `17` and `true` for numbers and truth values.
+        let remedy = if expected == "a string" { ": put it in quotes if it is one" } else { "" };
+        Self::custom(format_args!("expected {expected}, found {found}{remedy}"))
     }
 }
 
@@ -133,7 +136,14 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let Value::Map(entries) = &self.node.value else { return self.deserialize_any(visitor) };
+        let Value::Map(entries) = &self.node.value else {
+            // A derived struct would also take a list, field by field.
+            return self.fault(format!(
+                "expected a mapping of {}, found {}",
+                fields.join(", "),
+                self.node.value.kind()
+            ));
+        };
         let mut kept = Vec::with_capacity(entries.len());
         for entry in entries {
             let refused = match &entry.0.value {

@@ -1,6 +1,7 @@
 //! The place of the pins: a BPF file system, one directory for each daemon, one process at a time.
 
 use std::{
+    collections::HashSet,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -121,11 +122,7 @@ pub(super) fn is_bpffs(path: &Path) -> Result<bool> {
 /// Mounts the BPF file system at its usual place. Each mount is a file system of its own, so this must happen in the
 /// mount namespace that lasts: pins made in another vanish with it, and with them the programs.
 fn mount_bpffs() -> Result<(), String> {
-    let own = fs::read_link("/proc/self/ns/mnt");
-    let first = fs::read_link("/proc/1/ns/mnt");
-    if let (Ok(own), Ok(first)) = (own, first)
-        && own != first
-    {
+    if is_lasting_mount_namespace() == Some(false) {
         return Err(format!(
             "no BPF file system is mounted at {MOUNT_POINT} in this mount namespace, which is not the machine's own, so \
              that pins would be lost with it. `ip netns exec` makes such a namespace (it remounts /sys): use `nsenter \
@@ -144,4 +141,16 @@ fn mount_bpffs() -> Result<(), String> {
     mount(Some("bpf"), MOUNT_POINT, Some("bpf"), flags, Some("mode=700")).map_err(|errno| {
         format!("no BPF file system is mounted at {MOUNT_POINT}, and mounting one fails: {errno}")
     })
+}
+
+/// Whether this is the mount namespace of the machine's first process; `None` if that cannot be said.
+///
+/// Numbers of mounts are unique among all namespaces, so two processes in one namespace see common ones. The link
+/// /proc/1/ns/mnt would say it directly, but reading it needs the right to trace that process.
+fn is_lasting_mount_namespace() -> Option<bool> {
+    let mounts = |process: &str| -> Option<HashSet<String>> {
+        let text = fs::read_to_string(format!("/proc/{process}/mountinfo")).ok()?;
+        Some(text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
+    };
+    Some(!mounts("thread-self")?.is_disjoint(&mounts("1")?))
 }

@@ -57,7 +57,7 @@ impl AsFd for Cgroup {
 
 /// The mount of the whole hierarchy: /sys/fs/cgroup on most machines, /sys/fs/cgroup/unified on hybrid ones.
 fn find() -> Result<PathBuf> {
-    const MOUNTS: &str = "/proc/self/mountinfo";
+    const MOUNTS: &str = "/proc/thread-self/mountinfo";
     let mounts = fs::read_to_string(MOUNTS).map_err(Error::system(format!("read {MOUNTS}")))?;
     root_of_cgroup2(&mounts).ok_or_else(|| Error::BpfDirectory {
         path: PathBuf::from(MOUNTS),

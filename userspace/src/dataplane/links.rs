@@ -2,7 +2,7 @@
 //!
 //! A link lives as long as its pin: it survives the daemon, and a new daemon replaces its program in place
 //! (`BPF_LINK_UPDATE`), so that at no moment a packet passes without program or with two. What is attached is always
-//! asked of the kernel; nothing is remembered here. links are made with bpf(2) itself and not with aya, because aya 0.14
+//! asked of the kernel; nothing is remembered here. Links are made with bpf(2) itself and not with aya, because aya 0.14
 //! can neither attach to a device by index, nor replace a cgroup link's program, nor say where a link is attached.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aya::programs::ProgramFd;
@@ -157,15 +157,19 @@ impl Links {
             remove_link(&pin, link.as_fd())?;
             ensured = Ensured::Repaired;
         }
-        // Without its pin a link is dying, or somebody holds it: the kernel refuses the same program a second time.
+        // Without its pin a link may live on because somebody has it open: it gets its pin back.
         for entry in on_device.iter().filter(|entry| entry.program_id == loaded.id) {
             ensured = Ensured::Repaired;
-            if let Some(link) = survivor(entry.link_id).map_err(failed("adopt the link of"))? {
-                sys::object_pin(link.as_fd(), &pin).map_err(failed("pin"))?;
-                return Ok(ensured);
+            match sys::link_by_id(entry.link_id) {
+                Ok(link) => {
+                    sys::object_pin(link.as_fd(), &pin).map_err(failed("pin"))?;
+                    return Ok(ensured);
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed("adopt the link of")(error)),
             }
         }
-        match sys::link_create_tcx(loaded.fd.as_fd(), ifindex, program.attach_type()) {
+        match attach(loaded, ifindex, program.attach_type()) {
             Ok(link) => sys::object_pin(link.as_fd(), &pin).map_err(failed("pin"))?,
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Err(no_device()),
             Err(error) => return Err(failed("attach")(error)),
@@ -272,22 +276,18 @@ pub(super) fn remove_link(pin: &Path, link: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// A link that is attached without being pinned: open if someone holds it, or `None` when it has gone. The kernel frees
-/// links in the background some milliseconds after their last reference.
-fn survivor(link_id: u32) -> io::Result<Option<OwnedFd>> {
-    const PATIENCE: u32 = 200;
-    for _ in 0..PATIENCE {
-        match sys::link_by_id(link_id) {
-            Ok(link) => return Ok(Some(link)),
-            // EAGAIN: its last reference has gone, it has not.
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
-                thread::sleep(Duration::from_millis(1))
+/// Attaches, waiting for a link of the same program that has lost its last reference: the kernel takes it off the device
+/// in the background and meanwhile refuses the program a second time.
+fn attach(loaded: &Loaded, ifindex: u32, attach_type: bpf_attach_type) -> io::Result<OwnedFd> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match sys::link_create_tcx(loaded.fd.as_fd(), ifindex, attach_type) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+            result => return result,
         }
     }
-    Ok(None)
 }
 
 fn cgroup_attach_type(name: &str) -> Option<bpf_attach_type> {

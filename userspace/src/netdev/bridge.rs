@@ -1,6 +1,6 @@
 //! Bridge devices: the slow path of a network, with the gateway address on it.
 
-use netlink_packet_route::link::{BridgeStpState, LinkMessage};
+use netlink_packet_route::link::{BridgeStpState, InfoKind, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
 use super::{
@@ -55,6 +55,9 @@ impl BridgeSpec {
 
 impl Netlink {
     /// Makes a bridge or puts it right. A device of that name that is not weft's is an error and stays.
+    ///
+    /// Whatever made it [`Outcome::Changed`] may have cost more than that: the kernel forgets all neighbours, permanent
+    /// ones included, when the MAC address changes (neigh_changeaddr), and routes when a device goes down.
     pub async fn ensure_bridge(&self, spec: &BridgeSpec) -> Result<Ensured> {
         let name = &spec.name;
         let (link, outcome) = match self.link(name).await? {
@@ -83,6 +86,11 @@ impl Netlink {
                 (self.expect_link(name).await?, Outcome::Created)
             }
         };
+        if matches!(&link.kind, LinkKind::Bridge(bridge) if bridge.spanning_tree) {
+            // A forward delay of 0 is refused while the protocol runs, and the kernel sets the delay first.
+            let message = BridgeSpec::existing(&link).stp_state(BridgeStpState::Disabled).build();
+            self.change_link(&format!("stop the spanning tree protocol of bridge {name}"), message).await?;
+        }
         let message = spec.change(&link);
         self.change_link(&format!("configure bridge {name}"), message).await?;
         Ok(Ensured { ifindex: link.ifindex, outcome })
@@ -90,15 +98,12 @@ impl Netlink {
 }
 
 impl BridgeSpec {
+    fn existing(link: &Link) -> LinkMessageBuilder<LinkBridge> {
+        LinkMessageBuilder::<LinkBridge>::new_with_info_kind(InfoKind::Bridge).index(link.ifindex)
+    }
+
     fn change(&self, link: &Link) -> LinkMessage {
         // The alias is ignored in a request that creates a device (rtnl_create_link), so it is always sent here.
-        let builder = LinkMessageBuilder::<LinkBridge>::new_with_info_kind(
-            netlink_packet_route::link::InfoKind::Bridge,
-        )
-        .index(link.ifindex)
-        .alias(&self.alias)
-        .mtu(self.mtu)
-        .up();
-        self.settings(builder).build()
+        self.settings(Self::existing(link).alias(&self.alias).mtu(self.mtu).up()).build()
     }
 }

@@ -119,10 +119,14 @@ fn neighbour(ifindex: u32, address: IpAddr) -> NeighbourMessage {
 }
 
 impl Netlink {
-    /// All forwarding entries of bridges and vxlan devices.
-    pub async fn forwarding_entries(&self) -> Result<Vec<ForwardingEntry>> {
+    /// The forwarding entries of one device: its own and its bridge's for it; `None`: of all devices.
+    ///
+    /// For all, the kernel goes through the bridge's table once for every port (rtnl_fdb_dump), and every device adds
+    /// its multicast filter.
+    pub async fn forwarding_entries(&self, ifindex: Option<u32>) -> Result<Vec<ForwardingEntry>> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
+        message.header.ifindex = ifindex.unwrap_or(0);
         let answer = self.dump("list forwarding entries", RouteNetlinkMessage::GetNeighbour(message)).await?;
         Ok(answer
             .iter()
@@ -159,11 +163,11 @@ impl Netlink {
         self.change(&operation, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_APPEND).await
     }
 
-    /// Undoes [`Self::ensure_vxlan_flood`]; `false` if it was not so.
-    pub async fn remove_vxlan_flood(&self, vxlan: u32, destination: IpAddr) -> Result<bool> {
+    /// Undoes [`Self::ensure_vxlan_flood`], also where it was not so: the kernel makes no difference.
+    pub async fn remove_vxlan_flood(&self, vxlan: u32, destination: IpAddr) -> Result<()> {
         let message = entry(vxlan, EVERYONE, Some(destination), NeighbourFlags::Own);
-        self.remove_entry(&format!("stop flooding vxlan device with index {vxlan} to {destination}"), message)
-            .await
+        let operation = format!("stop flooding vxlan device with index {vxlan} to {destination}");
+        self.remove_entry(&operation, message).await.map(drop)
     }
 
     /// Makes a MAC address known behind a tunnel endpoint: to the vxlan device, and to its bridge as behind that port.

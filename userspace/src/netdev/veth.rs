@@ -76,14 +76,12 @@ impl VethSpec {
     }
 
     fn container_end(&self, builder: LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec> {
-        let builder = builder
-            .name(&self.container_name)
-            .address(self.container_mac_address.0.to_vec())
-            .mtu(self.mtu)
-            .up();
         // Both: IFLA_GSO_MAX_SIZE alone bounds IPv4 only while it is at most 65,536, and older kernels know only it.
         let size = self.gso_max_size.unwrap_or(GSO_DEFAULT);
         builder
+            .name(&self.container_name)
+            .address(self.container_mac_address.0.to_vec())
+            .mtu(self.mtu)
             .append_extra_attribute(LinkAttribute::GsoMaxSize(size))
             .append_extra_attribute(LinkAttribute::GsoIpv4MaxSize(size))
     }
@@ -154,6 +152,9 @@ impl Netlink {
             LinkKind::Veth(Some(VethPeer { ifindex, .. })) => ifindex,
             _ => inside.expect_link(&spec.container_name).await?.ifindex,
         };
+        // Not in the first request: while the pair is made its ends do not know each other yet, and veth_open refuses.
+        let message = LinkUnspec::new_with_index(container_ifindex).up().build();
+        inside.change_link(&format!("set device {} up", spec.container_name), message).await?;
         Ok(EnsuredVeth { ifindex: host.ifindex, container_ifindex, outcome: Outcome::Created })
     }
 
@@ -188,7 +189,7 @@ impl Netlink {
                     .change_link(&operation, LinkUnspec::new_with_index(peer.ifindex).down().build())
                     .await?;
             }
-            let message = spec.container_end(LinkUnspec::new_with_index(peer.ifindex)).build();
+            let message = spec.container_end(LinkUnspec::new_with_index(peer.ifindex)).up().build();
             inside.change_link(&operation, message).await?;
             outcome = Outcome::Changed;
         }

@@ -113,7 +113,7 @@ fn too_many_events_ask_for_a_resync() -> Result<()> {
     in_fresh_namespace(|| async {
         let mut monitor = Monitor::new(Scope::Own)?;
         let netlink = Netlink::new()?;
-        run("ip link add weft0 type dummy")?;
+        run("ip link add weft0 type bridge")?;
         run("ip link set weft0 up")?;
         let ifindex = netlink.link("weft0").await?.context("weft0")?.ifindex;
         // Nobody reads meanwhile.

@@ -88,7 +88,7 @@ fn a_vxlan_device_is_made_and_mended() -> Result<()> {
             error.contains("weftvx0") && error.contains("VNI 4097") && error.contains("already exists"),
             "{error}"
         );
-        run("ip link add weftvx0 type dummy")?;
+        run("ip link add weftvx0 type bridge")?;
         assert!(
             netlink.ensure_vxlan(&spec).await.is_err_and(|error| error.to_string().contains("not weft's"))
         );
@@ -127,7 +127,7 @@ fn forwarding_entries_and_neighbours() -> Result<()> {
                 known.iter().find(|entry| entry["master"] == "weft0").context("no entry of the bridge")?;
             assert_eq!((&own["state"], &bridged["state"]), (&"static".into(), &"static".into()));
 
-            let entries = netlink.forwarding_entries().await?;
+            let entries = netlink.forwarding_entries(Some(device)).await?;
             let floods: Vec<_> = entries
                 .iter()
                 .filter(|entry| entry.ifindex == device && entry.mac_address == MacAddress([0; 6]))
@@ -145,12 +145,14 @@ fn forwarding_entries_and_neighbours() -> Result<()> {
             run(&format!("bridge fdb del {MAC} dev weftvx0 master"))?;
             assert!(netlink.remove_vxlan_forwarding(device, MAC).await?);
             assert!(!netlink.remove_vxlan_forwarding(device, MAC).await?);
-            assert!(netlink.remove_vxlan_flood(device, peers[0]).await?);
-            assert!(!netlink.remove_vxlan_flood(device, peers[0]).await?);
-            let left = netlink.forwarding_entries().await?;
+            netlink.remove_vxlan_flood(device, peers[0]).await?;
+            netlink.remove_vxlan_flood(device, peers[0]).await?;
+            let left = netlink.forwarding_entries(Some(device)).await?;
             let left: Vec<_> =
                 left.iter().filter(|entry| entry.ifindex == device).filter_map(|e| e.destination).collect();
             assert_eq!(left, [peers[1]]);
+            netlink.remove_vxlan_flood(device, peers[1]).await?;
+            netlink.remove_vxlan_flood(device, peers[1]).await?;
             netlink.remove_link("weftvx0", &spec.alias).await?;
         }
 

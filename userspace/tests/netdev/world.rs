@@ -31,7 +31,8 @@ pub fn run(command: &str) -> Result<String> {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().context("no command")?).args(words).output()?;
     if !output.status.success() {
-        bail!("{command}: {}", String::from_utf8_lossy(&output.stderr));
+        let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+        bail!("{command}: {out}{err}");
     }
     Ok(String::from_utf8(output.stdout)?)
 }

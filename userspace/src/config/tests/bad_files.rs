@@ -18,8 +18,8 @@ fn directory() -> PathBuf {
 fn every_bad_file_gives_its_errors() -> Result<(), Box<dyn Error>> {
     let mut expected: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in fs::read_to_string(directory().join("expected.txt"))?.lines() {
-        let (file, error) = line.split_once(':').ok_or("a line without a colon")?;
-        expected.entry(file.to_owned()).or_default().push(error.to_owned());
+        let (file, _) = line.split_once(':').ok_or("a line without a colon")?;
+        expected.entry(file.to_owned()).or_default().push(line.to_owned());
     }
     assert!(expected.len() >= 150, "the table has shrunk to {} files", expected.len());
     let mut files = BTreeSet::new();
@@ -33,7 +33,7 @@ fn every_bad_file_gives_its_errors() -> Result<(), Box<dyn Error>> {
     let mut wrong = Vec::new();
     for (file, expected) in &expected {
         let path = directory().join(file);
-        let prefix = format!("{}:", path.display());
+        let prefix = format!("{}/", directory().display());
         let found: Vec<String> = match load(std::slice::from_ref(&path)) {
             Ok(_) => Vec::new(),
             Err(errors) => errors.to_string().replace(&prefix, "").lines().map(str::to_owned).collect(),
@@ -51,7 +51,9 @@ fn every_bad_file_gives_its_errors() -> Result<(), Box<dyn Error>> {
 /// Whether the place is the same and the reason contains the expected part.
 fn is_expected(found: &str, expected: &str) -> bool {
     match (found.split_once(": "), expected.split_once(": ")) {
-        (Some((place, reason)), Some((expected_place, part))) => place == expected_place && reason.contains(part),
+        (Some((place, reason)), Some((expected_place, part))) => {
+            place == expected_place && reason.contains(part)
+        }
         _ => false,
     }
 }
@@ -60,7 +62,8 @@ fn is_expected(found: &str, expected: &str) -> bool {
 fn unreadable_files_are_named() {
     let missing = directory().join("no-such-file.yaml");
     for (path, reason) in [(missing, "No such file"), (directory(), "Is a directory")] {
-        let errors = load(std::slice::from_ref(&path)).err().map(|errors| errors.to_string()).unwrap_or_default();
+        let errors =
+            load(std::slice::from_ref(&path)).err().map(|errors| errors.to_string()).unwrap_or_default();
         assert!(errors.starts_with(&format!("{}:1:1: cannot be read: ", path.display())), "{errors}");
         assert!(errors.contains(reason), "{errors}");
     }
@@ -70,7 +73,8 @@ fn unreadable_files_are_named() {
 #[test]
 fn an_enormous_file_is_refused_before_it_is_read_whole() {
     // It never ends, so reading it whole would not either.
-    let errors = load(&[PathBuf::from("/dev/zero")]).err().map(|errors| errors.to_string()).unwrap_or_default();
+    let errors =
+        load(&[PathBuf::from("/dev/zero")]).err().map(|errors| errors.to_string()).unwrap_or_default();
     assert!(errors.starts_with("/dev/zero:1:1: the file is larger than 4 MiB"), "{errors}");
     let long = format!("# {}\nservices: {{}}\n", "x".repeat(4 * 1024 * 1024));
     assert!(errors_of(&long).starts_with("test.yaml:1:1: the file is larger than 4 MiB"));

@@ -1,0 +1,149 @@
+//! One network namespace and what is run in it.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{
+    Inner,
+    process::{self, Output, Process},
+};
+
+/// Longest time that `run` waits.
+const RUN_LIMIT: Duration = Duration::from_secs(60);
+/// Longest time that a server may take until it listens.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// A network namespace of the lab: a host's or a container's.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    pub(super) lab: Arc<Inner>,
+    name: String,
+    netns: String,
+}
+
+impl Namespace {
+    /// Makes the namespace `<prefix>-<path>`, with its loopback device up.
+    pub(super) fn create(lab: &Arc<Inner>, name: &str, path: &str) -> Result<Self> {
+        let netns = format!("{}-{path}", lab.prefix);
+        lab.add_namespace(&netns)?;
+        process::ip(&format!("-n {netns} link set lo up"))?;
+        Ok(Self { lab: lab.clone(), name: name.to_owned(), netns })
+    }
+
+    /// The name it was given in the test.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name of `/run/netns/NAME`, unique on this machine.
+    pub fn netns(&self) -> &str {
+        &self.netns
+    }
+
+    /// Runs a shell command to its end (60 s at most).
+    pub fn run(&self, command: &str) -> Result<Output> {
+        self.run_for(command, RUN_LIMIT)
+    }
+
+    /// Runs a shell command to its end, with a limit of its own.
+    pub fn run_for(&self, command: &str, limit: Duration) -> Result<Output> {
+        self.spawn(command)?.wait(limit).with_context(|| format!("in {}", self.name))
+    }
+
+    /// Runs a shell command that must succeed; its standard output.
+    pub fn check(&self, command: &str) -> Result<String> {
+        let output = self.run(command)?.expect_ok().with_context(|| format!("in {}", self.name))?;
+        Ok(output.stdout)
+    }
+
+    /// Starts a shell command; it is killed when the handle is dropped.
+    pub fn spawn(&self, command: &str) -> Result<Process> {
+        Process::start(&self.netns, "sh", &["-c", command])
+    }
+
+    /// `ip -n NAME …`, which must succeed.
+    pub fn ip(&self, words: &str) -> Result<String> {
+        process::ip(&format!("-n {} {words}", self.netns))
+    }
+
+    /// `ip -n NAME -json …`, which must succeed.
+    pub fn ip_json(&self, words: &str) -> Result<Value> {
+        let text = self.ip(&format!("-json {words}"))?;
+        // Older iproute2 prints nothing at all for an empty list.
+        if text.trim().is_empty() { Ok(Value::Array(Vec::new())) } else { Ok(serde_json::from_str(&text)?) }
+    }
+
+    /// Sets a sysctl of this namespace, named with dots as sysctl(8) does.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let path = name.replace('.', "/");
+        self.check(&format!("echo '{value}' > /proc/sys/{path}")).map(drop)
+    }
+
+    /// Runs the lab's traffic tool to its end; its JSON result.
+    pub fn labtool(&self, words: &str) -> Result<Value> {
+        let output = self.start_labtool(words)?.wait(RUN_LIMIT)?.expect_ok()?;
+        result(&output.stdout).with_context(|| format!("output of `{}`", output.command))
+    }
+
+    /// Starts a traffic client; read its result with [`labtool_result`].
+    pub fn start_labtool(&self, words: &str) -> Result<Process> {
+        let words = words.split_whitespace().collect::<Vec<_>>();
+        Process::start(&self.netns, self.lab.tools.labtool()?, &words)
+            .with_context(|| format!("in {}", self.name))
+    }
+
+    /// Starts a traffic server and waits until it listens.
+    pub fn serve(&self, words: &str) -> Result<Process> {
+        let mut server = self.start_labtool(words)?;
+        server.wait_line("ready", READY_LIMIT).with_context(|| format!("in {}", self.name))?;
+        Ok(server)
+    }
+
+    /// An HTTP server on every address that answers each request with `body`, and with the client's address
+    /// in the header `X-Client`.
+    pub fn serve_http(&self, port: u16, body: &str) -> Result<Process> {
+        let arguments = ["http-serve", &format!("[::]:{port}"), "--body", body];
+        let mut server = Process::start(&self.netns, self.lab.tools.labtool()?, &arguments)?;
+        server.wait_line("ready", READY_LIMIT).with_context(|| format!("in {}", self.name))?;
+        Ok(server)
+    }
+
+    /// TCP and UDP echo on every address.
+    pub fn serve_echo(&self, port: u16) -> Result<Process> {
+        self.serve(&format!("echo-serve [::]:{port}"))
+    }
+
+    /// TCP and UDP server on every address that answers with the client's address as it sees it.
+    pub fn serve_whoami(&self, port: u16) -> Result<Process> {
+        self.serve(&format!("whoami-serve [::]:{port}"))
+    }
+
+    /// Asks a `serve_whoami` over `tcp` or `udp`: this side's address and port as the server sees them.
+    pub fn whoami(&self, protocol: &str, server: &str) -> Result<std::net::SocketAddr> {
+        let answer = self.labtool(&format!("whoami {protocol} {server}"))?;
+        answer["seen"].as_str().context("no address in the answer")?.parse().context("address in the answer")
+    }
+
+    /// `curl` with a limit of 5 s, silent but for errors.
+    pub fn curl(&self, url: &str) -> Result<Output> {
+        Process::start(&self.netns, "curl", &["--silent", "--show-error", "--max-time", "5", url])?
+            .wait(RUN_LIMIT)
+    }
+
+    /// Whether `address` answers one of two pings within a second each.
+    pub fn pings(&self, address: &str) -> Result<bool> {
+        Ok(self.run(&format!("ping -n -q -c 1 -W 1 {address} || ping -n -q -c 1 -W 1 {address}"))?.ok())
+    }
+}
+
+/// The JSON result of a traffic tool: the last line it prints.
+pub fn labtool_result(process: &mut Process, limit: Duration) -> Result<Value> {
+    result(&process.wait(limit)?.expect_ok()?.stdout)
+}
+
+fn result(stdout: &str) -> Result<Value> {
+    let line = stdout.lines().last().context("the tool printed nothing")?;
+    serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))
+}
