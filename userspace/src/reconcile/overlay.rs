@@ -30,12 +30,12 @@ pub async fn ensure(state: &ResolvedState, netlink: &Netlink, kernel: &Kernel, p
 }
 
 async fn apply(state: &ResolvedState, netlink: &Netlink, kernel: &Kernel) -> netdev::Result<()> {
-    let forwarding = netlink.forwarding_entries().await?;
     let neighbours = netlink.neighbours().await?;
     for (name, network) in &state.networks {
         let Some(vxlan) = network.vxlan.as_ref().and_then(|device| kernel.link(device)) else { continue };
         let Some(bridge) = kernel.link(&network.bridge) else { continue };
         let wanted = wanted(name, state);
+        let forwarding = netlink.forwarding_entries(Some(vxlan.ifindex)).await?;
 
         let own: Vec<_> =
             forwarding.iter().filter(|entry| entry.ifindex == vxlan.ifindex && entry.bridge.is_none()).collect();
