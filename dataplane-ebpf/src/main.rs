@@ -1,7 +1,133 @@
+//! weft's programs. This page lists the hooks; each hook is a page that reads like the packet's way.
+//!
+//! | hook | where |
+//! |---|---|
+//! | `from_container` | tc ingress, host side of a container's veth: what the container sends |
+//! | `to_container` | tc egress, same device: what the kernel's stack or bridge delivers to it |
+//! | `from_uplink` | tc ingress of an uplink: what the world sends |
+//! | `to_uplink` | tc egress of an uplink: safety net |
+//! | `connect4` … `bind6` | cgroup: sockets of the host itself |
+//! | `expire_flows` | run by the controller once a second |
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "atomics, see the module")]
+#![expect(missing_docs, reason = "the hooks are documented in the table above, jobs in their modules")]
+
+mod atomic;
+mod bridge;
+mod expire;
+mod flows;
+mod helpers;
+mod hooks;
+mod maps;
+mod masquerade;
+mod overlay;
+mod packet;
+mod portmap;
+mod redirect;
+mod translate;
+mod verdict;
+
+use aya_ebpf::{
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
+};
+
+use crate::packet::Packet;
+
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    hooks::from_container::run(&packet).finish(size)
+}
+
+#[classifier]
+pub fn to_container(ctx: TcContext) -> i32 {
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    hooks::to_container::run(&packet).finish(size)
+}
+
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    hooks::from_uplink::run(&packet).finish(size)
+}
+
+#[classifier]
+pub fn to_uplink(ctx: TcContext) -> i32 {
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    hooks::to_uplink::run(&packet).finish(size)
+}
+
+#[classifier]
+pub fn expire_flows(_ctx: TcContext) -> i32 {
+    expire::run()
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::connect4(&ctx)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::connect6(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::sendmsg4(&ctx)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::sendmsg6(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::received4(&ctx)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::received6(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::received4(&ctx)
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::received6(&ctx)
+}
+
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::bind4(&ctx)
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    hooks::host_sockets::bind6(&ctx)
+}
+
+/// The kernel offers GPL-only helpers to a program whose licence string it knows as compatible.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // Nothing can panic in code that verifies; the handler must exist for no_std.
+    // SAFETY: unreachable, see above.
+    unsafe { core::hint::unreachable_unchecked() }
 }

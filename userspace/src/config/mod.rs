@@ -1,1 +1,158 @@
 //! The Compose subset of the file format, read into the model.
+//!
+//! The way of a file: `source` (bytes to text) → `node` (text to a YAML tree with places) → `typed` and `schema`
+//! (tree to structs) → `networks`, `services`, `ports`, `host` (structs to parts of the model) → `merge` (several
+//! files to one) → `check` (what must hold between the parts). Each step goes on after an error as far as it can,
+//! so that one load reports many.
+//!
+//! What the format takes from Compose, and where it is stricter:
+//! * fields of the Compose specification that do not concern networks are accepted and ignored (`fields`), those
+//!   that do and that weft cannot honour are errors, and so is everything else except `x-*`;
+//! * variables (`${NAME}`) are not replaced in values that weft reads: give it the output of `docker compose config`;
+//! * a service without `networks` and `network_mode` joins the network `default`, which needs no declaration;
+//! * all files of a load form one state: networks are visible in every file, under the name that they have on the
+//!   host (`name`, else their key); what two files say about one thing must be the same.
+
+mod check;
+mod error;
+mod fields;
+mod host;
+mod located;
+mod merge;
+mod networks;
+mod node;
+mod ports;
+mod schema;
+mod services;
+mod source;
+#[cfg(test)]
+mod tests;
+mod typed;
+mod values;
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+pub use error::{ConfigError, ConfigErrors};
+
+use self::{
+    error::{Position, Report},
+    host::HostDraft,
+    merge::Networks,
+    schema::ComposeFile,
+};
+use crate::model::DesiredState;
+
+/// A state and where its parts are declared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loaded {
+    /// The state.
+    pub state: DesiredState,
+    services: BTreeMap<String, String>,
+}
+
+impl Loaded {
+    /// `file:line:column` of what says where a service's container is, for errors that only the running system
+    /// shows, such as a namespace that does not exist.
+    pub fn source_of_service(&self, name: &str) -> Option<&str> {
+        self.services.get(name).map(String::as_str)
+    }
+}
+
+/// Reads files that together declare one state.
+pub fn load(files: &[PathBuf]) -> Result<DesiredState, ConfigErrors> {
+    load_with_sources(files).map(|loaded| loaded.state)
+}
+
+/// The same from texts; the paths are for the errors.
+pub fn parse(sources: &[(PathBuf, String)]) -> Result<DesiredState, ConfigErrors> {
+    parse_with_sources(sources).map(|loaded| loaded.state)
+}
+
+/// Reads files that together declare one state, and keeps the places.
+pub fn load_with_sources(files: &[PathBuf]) -> Result<Loaded, ConfigErrors> {
+    let mut report = Report::new(files.iter().map(PathBuf::as_path));
+    let texts = files.iter().enumerate().map(|(file, path)| source::read(path, file, &mut report));
+    let texts: Vec<Option<String>> = texts.collect();
+    build(&texts.iter().map(Option::as_deref).collect::<Vec<_>>(), report)
+}
+
+/// The same from texts; the paths are for the errors.
+pub fn parse_with_sources(sources: &[(PathBuf, String)]) -> Result<Loaded, ConfigErrors> {
+    let report = Report::new(sources.iter().map(|(path, _)| path.as_path()));
+    build(&sources.iter().map(|(_, text)| Some(text.as_str())).collect::<Vec<_>>(), report)
+}
+
+/// The JSON schema of a file.
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(ComposeFile).to_value()
+}
+
+/// `None` stands for a file that could not be read, which the report says.
+fn build(texts: &[Option<&str>], mut report: Report) -> Result<Loaded, ConfigErrors> {
+    if texts.is_empty() {
+        report.add(Position::start_of(0), "no file was given");
+    }
+    let mut files = Vec::new();
+    for (file, text) in texts.iter().enumerate() {
+        let Some(text) = text.filter(|text| source::check_text(text, file, &mut report)) else { continue };
+        let node = node::read(text, file, &mut report);
+        files.extend(node.and_then(|node| typed::read::<ComposeFile>(&node, file, &mut report)));
+    }
+    let empty = Loaded { state: DesiredState::default(), services: BTreeMap::new() };
+    // What is left after an error of shape is not what the files say: conclusions from it would mislead.
+    if report.count() > 0 {
+        return report.finish(empty);
+    }
+    let loaded = interpret(&files, &mut report);
+    report.finish(loaded)
+}
+
+fn interpret(files: &[ComposeFile], report: &mut Report) -> Loaded {
+    let mut scopes = Vec::new();
+    for file in files {
+        if let Some(name) = &file.name {
+            values::docker_name(name, "project name", report);
+        }
+        scopes.push(networks::read_all(file.networks.as_ref(), report));
+    }
+    let mut networks = Networks::merge(scopes, report);
+
+    let mut drafts = Vec::new();
+    let mut publications = 0;
+    for (name, service) in
+        files.iter().filter_map(|file| file.services.as_ref()).flat_map(|services| &services.0)
+    {
+        let draft = services::read(name, service, &mut networks, report);
+        publications += draft.container.publications.len();
+        if publications > services::MOST_PUBLICATIONS {
+            report.add(
+                name.at,
+                format!(
+                    "more than {} published ports in all: use ranges with host ports",
+                    services::MOST_PUBLICATIONS
+                ),
+            );
+            break;
+        }
+        drafts.push((name.value.clone(), draft));
+    }
+    let mut services = merge::merge_services(drafts, report);
+    check::settle_shared(&mut services, report);
+
+    let mut host = HostDraft::default();
+    for settings in files.iter().filter_map(|file| file.host.as_ref()) {
+        host.add(settings, &mut networks, report);
+    }
+    check::check(&networks, &services, &host, report);
+
+    let places = services.iter().map(|(name, draft)| (name.clone(), report.place(draft.location_at)));
+    Loaded {
+        services: places.collect(),
+        state: DesiredState {
+            networks: networks.drafts.into_iter().map(|(name, draft)| (name, draft.network)).collect(),
+            containers: services.into_iter().map(|(name, draft)| (name, draft.container)).collect(),
+            peers: host.peers.into_iter().map(|peer| peer.peer).collect(),
+            host: host.settings,
+        },
+    }
+}

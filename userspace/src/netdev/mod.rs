@@ -1,1 +1,35 @@
 //! Netlink: devices, addresses, routes and namespaces of this host.
+//!
+//! Everything here is a precise read or an idempotent `ensure`/`remove`; what ought to exist is decided by the
+//! caller. [`Netlink`] speaks to one network namespace; the other modules add one kind of object each to it.
+
+mod address;
+mod bridge;
+mod error;
+mod forwarding;
+mod handle;
+mod link;
+mod monitor;
+mod namespace;
+mod port_ranges;
+mod routes;
+mod snapshot;
+mod sockets;
+pub mod sysctl;
+mod veth;
+mod vxlan;
+
+pub use address::Address;
+pub use bridge::BridgeSpec;
+pub use error::{Error, Result};
+pub use forwarding::{ForwardingEntry, Neighbour};
+pub use handle::Netlink;
+pub use link::{BridgeAttributes, Ensured, Link, LinkKind, Outcome, PortFlags, VethPeer, VxlanAttributes};
+pub use monitor::{Change, Event, Monitor, Scope};
+pub use namespace::{Namespace, NamespaceIdentity, NamespaceRef};
+pub use port_ranges::{InvalidPortRanges, PortRanges};
+pub use routes::{Route, RouteLookup};
+pub use snapshot::Snapshot;
+pub use sockets::{BoundPorts, LocalSocket, PortHolder, Process, SocketState, bound_ports, holders, sockets};
+pub use veth::{EnsuredVeth, VethSpec};
+pub use vxlan::VxlanSpec;

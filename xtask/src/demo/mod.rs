@@ -24,10 +24,17 @@ pub fn run(programs: &Path, once: bool) -> Result<()> {
     signals.thread_block()?;
     let tools = Tools { weft: programs.join("weft"), labtool: programs.join("labtool") };
     let lab = Lab::with_tools("demonstration", tools.clone())?;
-    let topology = Topology::build(&lab)?;
+    let shown = show(&lab, &tools.weft, (!once).then_some(&signals));
+    let finished = lab.finish();
+    shown.and(finished)
+}
+
+/// Builds the topology, prints the table, and waits for one of these signals if there are any.
+fn show(lab: &Lab, weft: &Path, signals: Option<&SigSet>) -> Result<()> {
+    let topology = Topology::build(lab)?;
     let wrong = table(&topology)?;
-    if !once {
-        print_hints(&topology, &tools.weft);
+    if let Some(signals) = signals {
+        print_hints(&topology, weft);
         let signal = signals.wait()?;
         println!("\n{signal}: removing the lab");
     }
@@ -36,8 +43,6 @@ pub fn run(programs: &Path, once: bool) -> Result<()> {
             eprintln!("--- weft in host {host}:\n{}---", daemon.log()?);
         }
     }
-    drop(topology);
-    lab.finish()?;
     ensure!(wrong == 0, "{wrong} rows are not as they must be");
     Ok(())
 }
@@ -84,7 +89,12 @@ fn shown_paths(probe: &Probe, moved: &[String]) -> String {
     let required =
         |name: &&String| probe.paths.iter().any(|path| counters::contains(&[(*name).clone()], path));
     let shown: Vec<_> = moved.iter().filter(required).cloned().chain(missing).collect();
-    if shown.is_empty() { moved.join(" ") } else { shown.join(" ") }
+    // A row that requires nothing shows a few of those that moved all the same.
+    if shown.is_empty() {
+        moved.iter().take(3).cloned().collect::<Vec<_>>().join(" ")
+    } else {
+        shown.join(" ")
+    }
 }
 
 fn print_hints(topology: &Topology, weft: &Path) {

@@ -1,0 +1,135 @@
+//! Network and link-layer addresses.
+
+use super::pod;
+
+pod! {
+    /// An Ethernet address in transmission order.
+    pub struct MacAddress [6] {
+        /// The six octets.
+        pub octets: [u8; 6],
+    }
+}
+
+/// An IPv6 address in network order; IPv4 as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2), `::ffff:a.b.c.d`. 16 bytes.
+///
+/// One representation for both families keeps one set of maps and one code path; what it costs is hashing 24 more
+/// bytes for each flow lookup (docs/architecture.md has the figure). Octets, so that `bpftool map dump` prints what
+/// people recognise; aligned to four bytes, so that programs copy and compare words.
+#[repr(C, align(4))]
+#[derive(Debug, Clone, Copy, Eq)]
+pub struct Address {
+    /// The sixteen octets.
+    pub octets: [u8; 16],
+}
+
+const _: () = assert!(size_of::<Address>() == 16);
+// SAFETY: repr(C), sixteen bytes and no padding; the alignment divides the size.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Address {}
+// SAFETY: as above, and all-zero bytes are `::`.
+#[cfg(feature = "user")]
+unsafe impl bytemuck::Zeroable for Address {}
+// SAFETY: as above.
+#[cfg(feature = "user")]
+unsafe impl bytemuck::Pod for Address {}
+
+/// `::ffff:0:0` as it lies in memory.
+const V4_MAPPED: u32 = u32::from_be(0x0000_ffff);
+
+impl Address {
+    /// `::`, which stands for "any" in keys.
+    pub const UNSPECIFIED: Self = Self { octets: [0; 16] };
+
+    /// Four 32-bit words as they lie in memory, that is in network order.
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        // SAFETY: same size, and every bit pattern is valid for both.
+        unsafe { core::mem::transmute::<[u8; 16], [u32; 4]>(self.octets) }
+    }
+
+    /// From four words as they lie in memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u32; 4]) -> Self {
+        // SAFETY: as in `words`.
+        Self { octets: unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) } }
+    }
+
+    /// The address of an IPv4 header field, given as it lies in the packet.
+    #[inline(always)]
+    pub const fn from_v4_network_order(word: u32) -> Self {
+        Self::from_words([0, 0, V4_MAPPED, word])
+    }
+
+    /// The IPv4 address as it lies in a packet; meaningless for IPv6.
+    #[inline(always)]
+    pub const fn v4_network_order(&self) -> u32 {
+        self.words()[3]
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        let [a, b, c, _] = self.words();
+        a | b == 0 && c == V4_MAPPED
+    }
+
+    /// Whether this is `::`.
+    #[inline(always)]
+    pub const fn is_unspecified(&self) -> bool {
+        let [a, b, c, d] = self.words();
+        a | b | c | d == 0
+    }
+}
+
+impl PartialEq for Address {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        // Word by word: comparing byte arrays becomes a call of memcmp on the BPF target.
+        let ([a, b, c, d], [e, f, g, h]) = (self.words(), other.words());
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+}
+
+impl core::hash::Hash for Address {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.octets.hash(state);
+    }
+}
+
+impl From<core::net::IpAddr> for Address {
+    fn from(address: core::net::IpAddr) -> Self {
+        match address {
+            core::net::IpAddr::V4(v4) => Self { octets: v4.to_ipv6_mapped().octets() },
+            core::net::IpAddr::V6(v6) => Self { octets: v6.octets() },
+        }
+    }
+}
+
+impl From<Address> for core::net::IpAddr {
+    fn from(address: Address) -> Self {
+        core::net::Ipv6Addr::from(address.octets).to_canonical()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+
+    #[test]
+    fn addresses_survive_the_way_there_and_back() {
+        for text in ["10.10.0.10", "255.255.255.255", "2001:db8::1", "::"] {
+            let address: IpAddr = text.parse().expect("literal");
+            assert_eq!(IpAddr::from(Address::from(address)), address);
+        }
+    }
+
+    #[test]
+    fn v4_word_is_the_one_in_the_header() {
+        let address = Address::from(IpAddr::from([192, 0, 2, 1]));
+        assert!(address.is_v4());
+        assert_eq!(address.v4_network_order().to_ne_bytes(), [192, 0, 2, 1]);
+        assert_eq!(Address::from_v4_network_order(u32::from_ne_bytes([192, 0, 2, 1])), address);
+        assert!(!Address::UNSPECIFIED.is_v4());
+    }
+}

@@ -1,0 +1,135 @@
+//! Devices, containers here and elsewhere, and the subnets they are in.
+
+use super::{Address, MacAddress, pod};
+
+/// Bits of [`Device::flags`].
+pub mod flags {
+    /// The network reaches nothing but its members and the host.
+    pub const INTERNAL: u32 = 1 << 0;
+    /// Members may talk to one another.
+    pub const INTER_CONTAINER: u32 = 1 << 1;
+    /// Traffic to the world is masqueraded.
+    pub const MASQUERADE: u32 = 1 << 2;
+    /// The host forwards (`net.ipv4.ip_forward`), S2.
+    pub const FORWARDING: u32 = 1 << 3;
+    /// The container has published ports: a reply to a member of its own network may belong to a hairpin flow,
+    /// so bridging looks the flow up. Others never pay for that lookup.
+    pub const PUBLISHED: u32 = 1 << 4;
+    /// The network is an overlay: unknown members may be behind a peer.
+    pub const OVERLAY: u32 = 1 << 5;
+    /// This container's default route is in this network, so its publications lead here.
+    pub const GATEWAY: u32 = 1 << 6;
+}
+
+/// Values of [`Device::role`].
+pub struct DeviceRole;
+
+impl DeviceRole {
+    /// Host side of a container's veth.
+    pub const CONTAINER: u32 = 1;
+    /// A device that leads to the world.
+    pub const UPLINK: u32 = 2;
+    /// A network's bridge.
+    pub const BRIDGE: u32 = 3;
+    /// A network's vxlan device.
+    pub const VXLAN: u32 = 4;
+}
+
+pod! {
+    /// Map `devices`, key: ifindex (u32). One lookup gives a hook all it needs to know of the device it runs on.
+    pub struct Device [72] {
+        /// A [`DeviceRole`].
+        pub role: u32,
+        /// Bits of [`flags`].
+        pub flags: u32,
+        /// Network of a container, bridge or vxlan device; 0 for an uplink.
+        pub network: u32,
+        /// Identity of the container, as in [`Endpoint::epoch`]; 0 for other roles.
+        pub epoch: u32,
+        /// Container: its address. Uplink: the address that masqueraded traffic leaves with. IPv4-mapped.
+        pub address: Address,
+        /// Bridge address of the container's network, the source that a container sees when it reaches itself.
+        pub gateway: Address,
+        /// Container: prefix length of the network's IPv4 subnet. Else 0.
+        pub prefix_length: u32,
+        /// MTU in bytes of the device.
+        pub mtu: u32,
+        /// Container: its MAC address, the only source it may use.
+        pub mac: MacAddress,
+        /// Uplink: the UDP port of VXLAN. Else 0.
+        pub vxlan_port: u16,
+        /// VXLAN network identifier of an overlay network, else 0.
+        pub vni: u32,
+        /// Zero.
+        pub reserved: u32,
+    }
+
+    /// Key of map `endpoints` and `remotes`.
+    pub struct EndpointKey [20] {
+        /// Network number.
+        pub network: u32,
+        /// Address of the container in it.
+        pub address: Address,
+    }
+
+    /// Map `endpoints`: a container on this host.
+    pub struct Endpoint [24] {
+        /// Host side of its veth.
+        pub ifindex: u32,
+        /// Identity of the container: a number never used again. Flows of an earlier holder of the address carry
+        /// another epoch and are not delivered.
+        pub epoch: u32,
+        /// The container's MAC address.
+        pub mac: MacAddress,
+        /// The bridge's MAC address, source of what is routed to the container.
+        pub gateway_mac: MacAddress,
+        /// Bits of [`flags`].
+        pub flags: u32,
+    }
+
+    /// Map `remotes`: a container on another host.
+    pub struct Remote [12] {
+        /// Key into `peers`.
+        pub peer: u32,
+        /// The container's MAC address.
+        pub mac: MacAddress,
+        /// Zero.
+        pub reserved: u16,
+    }
+
+    /// Map `peers`, key: peer number (u32). What the outer header needs.
+    pub struct Peer [40] {
+        /// Own tunnel address.
+        pub local: Address,
+        /// The peer's tunnel address.
+        pub remote: Address,
+        /// The uplink towards it.
+        pub ifindex: u32,
+        /// UDP destination port.
+        pub port: u16,
+        /// Zero.
+        pub reserved: u16,
+    }
+
+    /// Key of map `vxlan`: which peers may send into which network.
+    pub struct VxlanKey [20] {
+        /// VXLAN network identifier.
+        pub vni: u32,
+        /// The sender's tunnel address; [`Address::UNSPECIFIED`] marks the VNI itself as weft's.
+        pub peer: Address,
+    }
+
+    /// Key of map `subnets`, a longest prefix match: which addresses belong to weft's networks.
+    pub struct SubnetKey [16] {
+        /// Any address.
+        pub address: Address,
+    }
+
+    /// Value of map `subnets`.
+    pub struct Subnet [8] {
+        /// Network number.
+        pub network: u32,
+        /// Bits of [`flags`].
+        pub flags: u32,
+    }
+}

@@ -1,0 +1,132 @@
+//! Flow records and what leads to them.
+
+use super::{Address, pod};
+
+/// Values of [`Flow::kind`].
+pub struct FlowKind;
+
+impl FlowKind {
+    /// Opened by a container towards the world.
+    pub const MASQUERADE: u8 = 1;
+    /// Opened by a client outside towards a published port.
+    pub const PORTMAP: u8 = 2;
+    /// Opened by a container of this host towards a published port of this host.
+    pub const HAIRPIN: u8 = 3;
+}
+
+pod! {
+    /// Both ends of a flow, seen from a container (inside) or from the wire (outside).
+    ///
+    /// A flow has two tuples. *Inside* is what the container sees: its own address and port, and the other end.
+    /// *Outside* is the same flow with the host's address and port in the place of the container's. Masquerade and
+    /// port mapping are the same translation; they differ in who opened the flow.
+    pub struct Tuple [40] {
+        /// The container's address (inside) or the host's (outside).
+        pub local: Address,
+        /// The other end.
+        pub remote: Address,
+        /// Port of `local`; the identifier for an ICMP query.
+        pub local_port: u16,
+        /// Port of `remote`; 0 for an ICMP query.
+        pub remote_port: u16,
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub reserved: [u8; 3],
+    }
+
+    /// Maps `flows` and `unconfirmed`, key: the inside [`Tuple`]. One record serves both directions.
+    pub struct Flow [80] {
+        /// The flow as the wire sees it.
+        pub outside: Tuple,
+        /// Last packet of either direction; 0 while the record is being removed.
+        pub last_seen_ns: u64,
+        /// When it was opened.
+        pub created_ns: u64,
+        /// [`super::Endpoint::epoch`] of the container.
+        pub epoch: u32,
+        /// Network of the container.
+        pub network: u32,
+        /// Uplink of the other end; 0 for a hairpin flow.
+        pub uplink: u32,
+        /// Network of the other end of a hairpin flow, else 0.
+        pub remote_network: u32,
+        /// A [`FlowKind`].
+        pub kind: u8,
+        /// A `flow::State`.
+        pub state: u8,
+        /// Zero.
+        pub reserved: [u8; 6],
+    }
+
+    /// Map `ports`, key: an outside [`Tuple`]. Inserting here with `BPF_NOEXIST` is the claim of an external port.
+    ///
+    /// With a remote end it leads to the flow record. With the remote end zero it says which internal socket owns the
+    /// external port (endpoint-independent mapping, RFC 4787 REQ-1): then `inside.remote` is zero as well.
+    pub struct Index [40] {
+        /// The inside tuple, key of the flow record.
+        pub inside: Tuple,
+    }
+
+    /// Key of map `mappings`: an internal socket.
+    pub struct MappingKey [36] {
+        /// The container's address.
+        pub internal: Address,
+        /// The host's address it is mapped to (a host with several uplinks has several).
+        pub external: Address,
+        /// The container's port, or identifier of an ICMP query.
+        pub port: u16,
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub reserved: u8,
+    }
+
+    /// Value of map `mappings`: the external port of an internal socket.
+    pub struct Mapping [16] {
+        /// When a flow last began or ended with it; it is kept for a while after its last flow (RFC 6888 REQ-8).
+        pub last_used_ns: u64,
+        /// Number of flow records that use it.
+        pub flows: u32,
+        /// External port, or identifier of an ICMP query.
+        pub port: u16,
+        /// Zero.
+        pub reserved: u16,
+    }
+
+    /// Map `settings`, one entry. Read when a flow begins, not for each packet.
+    pub struct Settings [64] {
+        /// Cookie of the network namespace that weft runs in; hooks on cgroups act on its sockets only.
+        pub netns_cookie: u64,
+        /// UDP mapping timeout (RFC 4787 REQ-5).
+        pub udp_timeout_ns: u64,
+        /// Established TCP timeout (RFC 5382 REQ-5).
+        pub tcp_established_timeout_ns: u64,
+        /// Timeout of TCP connections that open or close (RFC 5382 REQ-5).
+        pub tcp_transitory_timeout_ns: u64,
+        /// ICMP query timeout (RFC 5508 REQ-2).
+        pub icmp_query_timeout_ns: u64,
+        /// How long an external port stays with its internal socket after the last flow (RFC 6888 REQ-8).
+        pub port_hold_ns: u64,
+        /// First external port that masquerade may use.
+        pub first_port: u16,
+        /// Last external port that masquerade may use.
+        pub last_port: u16,
+        /// Zero.
+        pub reserved: [u8; 12],
+    }
+}
+
+impl Tuple {
+    /// The claim of this tuple's local end for whatever remote end.
+    #[inline(always)]
+    pub const fn claim(&self) -> Self {
+        Self { remote: Address::UNSPECIFIED, remote_port: 0, ..*self }
+    }
+
+    /// Whether this is a claim, not a flow.
+    #[inline(always)]
+    pub const fn is_claim(&self) -> bool {
+        self.remote.is_unspecified()
+    }
+}

@@ -1,0 +1,267 @@
+//! Headers. Multi-byte fields are [`Be16`] and [`Be32`]: network order is a type here, not a habit.
+//!
+//! The structs have natural alignment although an IP header behind an Ethernet header is not aligned to four bytes:
+//! BPF on x86-64 loads unaligned words, and byte-wise access would cost four times the instructions.
+
+use crate::abi::MacAddress;
+
+/// A 16-bit integer in network order.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Be16(u16);
+
+impl Be16 {
+    /// From host order.
+    #[inline(always)]
+    pub const fn new(value: u16) -> Self {
+        Self(value.to_be())
+    }
+    /// In host order.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        u16::from_be(self.0)
+    }
+    /// As it lies in the packet, for checksums.
+    #[inline(always)]
+    pub const fn raw(self) -> u16 {
+        self.0
+    }
+    /// From what lies in a packet.
+    #[inline(always)]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+}
+
+/// A 32-bit integer in network order.
+#[repr(transparent)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Be32(u32);
+
+impl Be32 {
+    /// From host order.
+    #[inline(always)]
+    pub const fn new(value: u32) -> Self {
+        Self(value.to_be())
+    }
+    /// In host order.
+    #[inline(always)]
+    pub const fn get(self) -> u32 {
+        u32::from_be(self.0)
+    }
+    /// As it lies in the packet.
+    #[inline(always)]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+    /// From what lies in a packet.
+    #[inline(always)]
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+}
+
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+/// IANA protocol numbers.
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+}
+
+/// Bits of [`Tcp::flags`] (RFC 9293 section 3.1).
+pub mod tcp_flags {
+    /// No more data.
+    pub const FIN: u8 = 1;
+    /// Synchronise sequence numbers.
+    pub const SYN: u8 = 2;
+    /// Reset.
+    pub const RST: u8 = 4;
+    /// Acknowledgement.
+    pub const ACK: u8 = 16;
+}
+
+/// ICMP type of an echo reply (RFC 792).
+pub const ICMP_ECHO_REPLY: u8 = 0;
+/// ICMP type of an echo request (RFC 792).
+pub const ICMP_ECHO_REQUEST: u8 = 8;
+
+/// What VXLAN over IPv4 adds to a frame, in bytes: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
+pub const VXLAN_OVERHEAD: usize = 50;
+
+/// Ethernet II header.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ethernet {
+    /// Destination.
+    pub destination: MacAddress,
+    /// Source.
+    pub source: MacAddress,
+    /// EtherType.
+    pub ether_type: Be16,
+}
+
+impl Ethernet {
+    /// Length in bytes.
+    pub const LENGTH: usize = 14;
+}
+
+/// IPv4 header without options (RFC 791).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ipv4 {
+    /// Version (high nibble) and header length in 32-bit words.
+    pub version_and_length: u8,
+    /// DSCP and ECN.
+    pub type_of_service: u8,
+    /// Length of header and payload in bytes.
+    pub total_length: Be16,
+    /// Fragment identification.
+    pub identification: Be16,
+    /// Flags (3 bits) and fragment offset in units of 8 bytes.
+    pub fragment: Be16,
+    /// Time to live.
+    pub time_to_live: u8,
+    /// Payload protocol.
+    pub protocol: u8,
+    /// Header checksum.
+    pub checksum: Be16,
+    /// Source address.
+    pub source: Be32,
+    /// Destination address.
+    pub destination: Be32,
+}
+
+impl Ipv4 {
+    /// Length in bytes without options.
+    pub const LENGTH: usize = 20;
+    /// Do not fragment.
+    pub const DONT_FRAGMENT: u16 = 0x4000;
+    /// More fragments follow.
+    pub const MORE_FRAGMENTS: u16 = 0x2000;
+    /// Bits of the offset.
+    pub const OFFSET_MASK: u16 = 0x1fff;
+}
+
+/// The first four bytes of TCP and UDP.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// Source port.
+    pub source: Be16,
+    /// Destination port.
+    pub destination: Be16,
+}
+
+/// TCP header without options (RFC 9293).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Tcp {
+    /// Ports.
+    pub ports: Ports,
+    /// Sequence number.
+    pub sequence: Be32,
+    /// Acknowledgement number.
+    pub acknowledgement: Be32,
+    /// Header length (high nibble, in 32-bit words).
+    pub data_offset: u8,
+    /// Control bits.
+    pub flags: u8,
+    /// Receive window.
+    pub window: Be16,
+    /// Checksum.
+    pub checksum: Be16,
+    /// Urgent pointer.
+    pub urgent: Be16,
+}
+
+/// UDP header (RFC 768).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Udp {
+    /// Ports.
+    pub ports: Ports,
+    /// Length of header and payload.
+    pub length: Be16,
+    /// Checksum; zero means none over IPv4.
+    pub checksum: Be16,
+}
+
+impl Udp {
+    /// Length in bytes.
+    pub const LENGTH: usize = 8;
+}
+
+/// ICMP query header (RFC 792).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Icmp {
+    /// Message type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// Checksum over the whole message.
+    pub checksum: Be16,
+    /// Identifier of a query.
+    pub identifier: Be16,
+    /// Sequence number of a query.
+    pub sequence: Be16,
+}
+
+/// VXLAN header (RFC 7348 section 5).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Vxlan {
+    /// Flags and reserved bits.
+    pub flags: Be32,
+    /// VXLAN network identifier in the upper 24 bits.
+    pub vni: Be32,
+}
+
+impl Vxlan {
+    /// Length in bytes.
+    pub const LENGTH: usize = 8;
+    /// The VNI is valid.
+    pub const VNI_VALID: u32 = 0x0800_0000;
+}
+
+/// ARP for Ethernet and IPv4 (RFC 826).
+#[repr(C, packed(2))]
+#[derive(Debug, Clone, Copy)]
+pub struct Arp {
+    /// Hardware type, 1 for Ethernet.
+    pub hardware_type: Be16,
+    /// Protocol type, an EtherType.
+    pub protocol_type: Be16,
+    /// Length of hardware addresses.
+    pub hardware_length: u8,
+    /// Length of protocol addresses.
+    pub protocol_length: u8,
+    /// 1 request, 2 reply.
+    pub operation: Be16,
+    /// Sender's hardware address.
+    pub sender_mac: MacAddress,
+    /// Sender's protocol address.
+    pub sender_address: Be32,
+    /// Target's hardware address.
+    pub target_mac: MacAddress,
+    /// Target's protocol address.
+    pub target_address: Be32,
+}
+
+const _: () = assert!(size_of::<Ethernet>() == Ethernet::LENGTH);
+const _: () = assert!(size_of::<Ipv4>() == Ipv4::LENGTH);
+const _: () = assert!(size_of::<Tcp>() == 20);
+const _: () = assert!(size_of::<Udp>() == Udp::LENGTH);
+const _: () = assert!(size_of::<Icmp>() == 8);
+const _: () = assert!(size_of::<Vxlan>() == Vxlan::LENGTH);
+const _: () = assert!(size_of::<Arp>() == 28);

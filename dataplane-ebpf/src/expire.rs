@@ -1,0 +1,129 @@
+//! Removal of flow records, the only place that does it in bulk.
+//!
+//! The controller runs this program once a second. It walks the index, so that it finds records, claims and whatever a
+//! lost record left behind in one pass; nothing is decided in userspace, where the answer would be old when it comes.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_for_each_map_elem;
+use dataplane_common::{
+    abi::{Flow, FlowKind, Index, Settings, Tuple},
+    flow::State,
+};
+
+use crate::{atomic, helpers, maps, masquerade};
+
+/// Answers how many index entries were removed.
+#[inline(always)]
+pub fn run() -> i32 {
+    let mut removed: u64 = 0;
+    // SAFETY: the callback has the signature the kernel asks for, and its context outlives the call.
+    unsafe {
+        bpf_for_each_map_elem(maps::ports_map(), visit as *mut c_void, (&raw mut removed).cast(), 0);
+    }
+    removed as i32
+}
+
+/// One index entry. Answers 0: go on.
+unsafe extern "C" fn visit(
+    _map: *mut c_void,
+    key: *const Tuple,
+    value: *const Index,
+    removed: *mut u64,
+) -> u64 {
+    // SAFETY: the kernel hands valid pointers to this callback. Copied, since removing frees them.
+    let (outside, inside) = unsafe { (*key, (*value).inside) };
+    let Some(settings) = maps::settings() else { return 1 };
+    let gone = if outside.is_claim() {
+        claim_ended(&outside, &inside, settings)
+    } else {
+        flow_ended(&outside, &inside, settings)
+    };
+    if gone {
+        maps::remove_index(&outside);
+        // SAFETY: as above.
+        unsafe { *removed += 1 };
+    }
+    0
+}
+
+/// A claim ends when no flow has used its mapping for the hold time.
+#[inline(always)]
+fn claim_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
+    let key = masquerade::mapping_key(outside, inside);
+    let Some(mapping) = maps::mapping(&key) else { return true };
+    // SAFETY: a map value.
+    let (last_used, flows, port) = unsafe { ((*mapping).last_used_ns, (*mapping).flows, (*mapping).port) };
+    if port != outside.local_port {
+        return true;
+    }
+    if flows != 0 || helpers::now_ns().wrapping_sub(last_used) < settings.port_hold_ns {
+        return false;
+    }
+    maps::remove_mapping(&key);
+    true
+}
+
+/// A flow ends when it has been silent too long, or when its container, host address or publication has gone.
+#[inline(always)]
+fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
+    let (record, confirmed) = match maps::flow(inside) {
+        Some(record) => (record, true),
+        None => match maps::unconfirmed_flow(inside) {
+            Some(record) => (record, false),
+            None => {
+                // The record was evicted from `unconfirmed`.
+                masquerade::release_mapping(outside, inside);
+                return true;
+            }
+        },
+    };
+    // SAFETY: a map value.
+    let flow = unsafe { &*record };
+    if flow.outside != *outside {
+        // The container's end has been opened anew under another external tuple.
+        masquerade::release_mapping(outside, inside);
+        return true;
+    }
+    let seen = flow.last_seen_ns;
+    let timeout = State(flow.state).timeout_ns(inside.protocol, settings);
+    if helpers::now_ns().wrapping_sub(seen) < timeout && !orphaned(inside, flow) {
+        return false;
+    }
+    // A packet may be using the record at this very moment: only if none has come since `seen` may it go.
+    // SAFETY: a map value, and the field is aligned.
+    if !unsafe { atomic::replace(&raw mut (*record).last_seen_ns, seen, 0) } {
+        return false;
+    }
+    if flow.kind == FlowKind::MASQUERADE {
+        masquerade::release_mapping(outside, inside);
+    }
+    if confirmed {
+        maps::remove_flow(inside)
+    } else {
+        maps::remove_unconfirmed_flow(inside)
+    };
+    true
+}
+
+/// Whether the flow has lost what it stands on.
+#[inline(always)]
+fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
+    match maps::endpoint(flow.network, &inside.local) {
+        Some(endpoint) if endpoint.epoch == flow.epoch => {}
+        _ => return true,
+    }
+    if !maps::is_host_address(&flow.outside.local) {
+        return true;
+    }
+    if flow.kind == FlowKind::MASQUERADE {
+        return false;
+    }
+    match maps::publication(inside.protocol, &flow.outside.local, flow.outside.local_port) {
+        Some(publication) => {
+            publication.address != inside.local
+                || publication.container_port(flow.outside.local_port) != inside.local_port
+        }
+        None => true,
+    }
+}

@@ -1,0 +1,115 @@
+//! Flow records: found by either tuple, kept alive by packets, opened once.
+
+use dataplane_common::{
+    abi::{DropReason, Flow, FlowKind, Index, Tuple},
+    flow::{Direction, State},
+    packet::{protocol, tcp_flags},
+};
+
+use crate::{helpers, maps, masquerade, packet::Parsed, verdict::Outcome};
+
+/// Writing the time of each packet would make both ends' CPUs fight for the cache line.
+const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
+
+/// Finds the record of a packet from the container and takes note of the packet.
+#[inline(always)]
+pub fn find_inside<'a>(inside: &Tuple, parsed: &Parsed, epoch: u32) -> Option<&'a Flow> {
+    find(inside, parsed, Direction::FromInside).filter(|flow| flow.epoch == epoch)
+}
+
+/// Finds the inside tuple and record of a packet from the other end, and takes note of the packet.
+#[inline(always)]
+pub fn find_outside<'a>(parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
+    let index = maps::index(&parsed.tuple)?;
+    let flow = find(&index.inside, parsed, Direction::FromOutside)?;
+    Some((&index.inside, flow))
+}
+
+#[inline(always)]
+fn find<'a>(inside: &Tuple, parsed: &Parsed, direction: Direction) -> Option<&'a Flow> {
+    if let Some(record) = maps::flow(inside) {
+        // SAFETY: a map value; both directions write single fields of it, see `State`.
+        let flow = unsafe { &mut *record };
+        touch(flow, parsed, direction);
+        return Some(flow);
+    }
+    // SAFETY: as above.
+    let flow = unsafe { &mut *maps::unconfirmed_flow(inside)? };
+    touch(flow, parsed, direction);
+    if State(flow.state).confirmed() && maps::add_flow(inside, flow).is_ok() {
+        // The record in `flows` is found first from now on. Where the table is full the flow stays unconfirmed: it
+        // works, but may be evicted.
+        maps::remove_unconfirmed_flow(inside);
+    }
+    Some(flow)
+}
+
+#[inline(always)]
+fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
+    let state = State(flow.state).after(direction, parsed.tuple.protocol, parsed.tcp_flags);
+    if state.0 != flow.state {
+        flow.state = state.0;
+    }
+    let now = helpers::now_ns();
+    if now.wrapping_sub(flow.last_seen_ns) > TOUCH_INTERVAL_NS {
+        flow.last_seen_ns = now;
+    }
+}
+
+/// Whether a packet may open a flow. A TCP connection whose record was lost may go on: netfilter is as lenient
+/// (`nf_conntrack_tcp_loose`), and the far end's RST ends what is really dead.
+#[inline(always)]
+pub fn may_open(parsed: &Parsed) -> Outcome<()> {
+    if parsed.is_fragment {
+        return Err(DropReason::Fragment);
+    }
+    if !parsed.has_ports {
+        return Err(DropReason::UnsupportedProtocol);
+    }
+    if parsed.tuple.protocol == protocol::TCP && parsed.tcp_flags & tcp_flags::RST != 0 {
+        return Err(DropReason::NoFlow);
+    }
+    Ok(())
+}
+
+/// Enters a new flow. The record comes first, so that whoever sees the index entry finds the record.
+#[inline(always)]
+pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<()> {
+    if maps::add_unconfirmed_flow(inside, flow).is_err() {
+        return Err(DropReason::FlowTableFull);
+    }
+    if maps::claim(&flow.outside, index).is_ok() {
+        return Ok(());
+    }
+    match maps::index(&flow.outside) {
+        // Left by a record that was evicted, or made by another CPU for the same flow just now.
+        Some(existing) if existing.inside == *inside => Ok(()),
+        // Left by a flow to another container or of a container that has gone: it is found stale when it is used.
+        Some(existing)
+            if maps::flow(&existing.inside).is_none()
+                && maps::unconfirmed_flow(&existing.inside).is_none() =>
+        {
+            maps::replace_index(&flow.outside, index).map_err(|_| DropReason::FlowTableFull)
+        }
+        Some(_) => {
+            maps::remove_unconfirmed_flow(inside);
+            Err(DropReason::PortsExhausted)
+        }
+        None => {
+            maps::remove_unconfirmed_flow(inside);
+            Err(DropReason::FlowTableFull)
+        }
+    }
+}
+
+/// Removes a flow whose container has gone, so that its tuples are free for the next packet.
+#[inline(always)]
+pub fn forget(inside: &Tuple, outside: &Tuple, kind: u8) {
+    if kind == FlowKind::MASQUERADE {
+        masquerade::release_mapping(outside, inside);
+    }
+    if !maps::remove_flow(inside) {
+        maps::remove_unconfirmed_flow(inside);
+    }
+    maps::remove_index(outside);
+}

@@ -1,0 +1,81 @@
+//! Kernel helpers as functions of this project: one unsafe line each.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_fib_lookup},
+    helpers::generated,
+};
+
+/// `PACKET_HOST` of linux/if_packet.h.
+const PACKET_HOST: u32 = 0;
+/// `BPF_ADJ_ROOM_MAC`: room is made or taken after the Ethernet header (not in the bindings).
+pub const ADJUST_ROOM_AFTER_ETHERNET: u32 = 1;
+
+/// Nanoseconds of CLOCK_MONOTONIC, in steps of a tick: enough for timeouts of seconds, and the cheapest clock.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_ktime_get_coarse_ns() }
+}
+
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_get_prandom_u32() }
+}
+
+/// Makes the stack of the receiving namespace take the packet as its own: a frame that one container sent to another
+/// arrived at the host side of the veth as somebody else's.
+#[inline(always)]
+pub fn to_host(skb: *mut __sk_buff) {
+    // SAFETY: skb is the program's context.
+    unsafe { generated::bpf_skb_change_type(skb, PACKET_HOST) };
+}
+
+#[inline(always)]
+pub fn redirect_peer(ifindex: u32) -> i32 {
+    // SAFETY: no pointers.
+    unsafe { generated::bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Out through a device; the kernel finds route and neighbour and writes the Ethernet header.
+#[inline(always)]
+pub fn redirect_neighbour(ifindex: u32) -> i32 {
+    // SAFETY: no parameters given, so the kernel looks the route up.
+    unsafe { generated::bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+#[inline(always)]
+pub fn fib_lookup(skb: *mut __sk_buff, parameters: &mut bpf_fib_lookup, flags: u32) -> i64 {
+    // SAFETY: the size given is that of the struct.
+    unsafe {
+        generated::bpf_fib_lookup(skb.cast::<c_void>(), parameters, size_of::<bpf_fib_lookup>() as i32, flags)
+    }
+}
+
+#[inline(always)]
+pub fn pull(skb: *mut __sk_buff, length: u32) -> bool {
+    // SAFETY: skb is the program's context.
+    unsafe { generated::bpf_skb_pull_data(skb, length) == 0 }
+}
+
+#[inline(always)]
+pub fn adjust_room(skb: *mut __sk_buff, bytes: i32, flags: u64) -> bool {
+    // SAFETY: skb is the program's context.
+    unsafe { generated::bpf_skb_adjust_room(skb, bytes, ADJUST_ROOM_AFTER_ETHERNET, flags) == 0 }
+}
+
+/// Replaces part of a transport checksum by a difference of one's complement sums. Right for complete, partial and
+/// absent checksums alike, which no direct write could be.
+#[inline(always)]
+pub fn update_checksum(skb: *mut __sk_buff, offset: u32, difference: u32, flags: u64) -> bool {
+    // SAFETY: skb is the program's context; size 0 makes the kernel take the last value as a difference.
+    unsafe { generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), flags) == 0 }
+}
+
+#[inline(always)]
+pub fn flow_hash(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: skb is the program's context.
+    unsafe { generated::bpf_get_hash_recalc(skb) }
+}

@@ -1,0 +1,66 @@
+//! What the world sends.
+
+use dataplane_common::{
+    abi::{Device, DropReason, Path, flags},
+    packet::{Ethernet, protocol},
+};
+
+use crate::{
+    flows, maps, overlay,
+    packet::{Packet, Parsed, Side, is_ipv4, parse_ipv4},
+    portmap,
+    verdict::{Outcome, Verdict},
+};
+
+#[inline(always)]
+pub fn run(packet: &Packet) -> Verdict {
+    way(packet).into()
+}
+
+#[inline(always)]
+fn way(packet: &Packet) -> Outcome<Verdict> {
+    // An uplink that the controller no longer knows is an ordinary device of the host.
+    let Some(device) = maps::device(packet.device()) else { return Ok(Verdict::Ignore) };
+    packet.linearise(Ethernet::LENGTH);
+    if !is_ipv4(packet.read::<Ethernet>(0)?) {
+        return Ok(Verdict::Pass(Path::NotOurs));
+    }
+    let parsed = match parse_ipv4(packet, Ethernet::LENGTH, Side::Destination) {
+        Ok(parsed) => parsed,
+        // The host's own stack judges and counts what is malformed.
+        Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
+    };
+    if parsed.tuple.protocol == protocol::UDP
+        && parsed.tuple.local_port == device.vxlan_port
+        && device.vxlan_port != 0
+        && maps::is_host_address(&parsed.tuple.local)
+    {
+        return overlay::decapsulate(packet, &parsed);
+    }
+    if let Some((inside, flow)) = flows::find_outside(&parsed) {
+        let forwarding = device.flags & flags::FORWARDING != 0;
+        if let Some(verdict) = portmap::enter(packet, &parsed, inside, flow, forwarding)? {
+            return Ok(verdict);
+        }
+    }
+    unknown(packet, &parsed, device)
+}
+
+/// A packet of no flow.
+#[inline(always)]
+fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
+    let tuple = &parsed.tuple;
+    if !maps::is_host_address(&tuple.local) {
+        return match maps::subnet(&tuple.local) {
+            Some(_) => Err(DropReason::DirectRouting),
+            None => Ok(Verdict::Pass(Path::NotOurs)),
+        };
+    }
+    if tuple.protocol == protocol::ICMP || !parsed.has_ports {
+        return Ok(Verdict::Pass(Path::NotOurs));
+    }
+    match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
+        Some(publication) => portmap::open(packet, parsed, portmap::From::Uplink(device), publication),
+        None => Ok(Verdict::Pass(Path::NotOurs)),
+    }
+}

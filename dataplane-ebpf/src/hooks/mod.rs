@@ -1,0 +1,7 @@
+//! One page for each hook. A hook decides the order of the questions; the jobs answer them.
+
+pub mod from_container;
+pub mod from_uplink;
+pub mod host_sockets;
+pub mod to_container;
+pub mod to_uplink;

@@ -1,0 +1,36 @@
+//! What the kernel's stack or bridge delivers to a container. Fast paths never come here.
+
+use dataplane_common::{
+    abi::{DeviceRole, DropReason, Path},
+    packet::Ethernet,
+};
+
+use crate::{
+    maps,
+    packet::Packet,
+    verdict::{Outcome, Verdict},
+};
+
+#[inline(always)]
+pub fn run(packet: &Packet) -> Verdict {
+    way(packet).into()
+}
+
+#[inline(always)]
+fn way(packet: &Packet) -> Outcome<Verdict> {
+    let device = maps::device(packet.device()).ok_or(DropReason::UnknownDevice)?;
+    packet.read::<Ethernet>(0)?;
+    let origin = packet.came_in_by();
+    if origin == 0 {
+        return Ok(Verdict::Pass(Path::Host));
+    }
+    // Bridged within the network: from a member, from a peer's broadcast, or by the bridge itself. Anything else was
+    // routed here from outside, past every published port.
+    match maps::device(origin) {
+        Some(from) if from.role != DeviceRole::UPLINK && from.network == device.network => {
+            Ok(Verdict::Pass(Path::SlowPath))
+        }
+        Some(from) if from.role == DeviceRole::CONTAINER => Err(DropReason::Isolated),
+        _ => Err(DropReason::DirectRouting),
+    }
+}

@@ -1,0 +1,118 @@
+//! Port mapping: packets for a published host port, and everything else that comes back in through a flow.
+
+use dataplane_common::{
+    abi::{Device, DropReason, Endpoint, Flow, FlowKind, Index, Path, Publication, Tuple, flags},
+    flow::{Direction, State},
+};
+
+use crate::{
+    flows, helpers, maps,
+    packet::{Packet, Parsed, Side},
+    redirect, translate,
+    verdict::{Outcome, Verdict},
+};
+
+/// Who sent the packet that a flow leads in.
+pub enum From<'a> {
+    /// An uplink.
+    Uplink(&'a Device),
+    /// A container of this host.
+    Container(&'a Device),
+}
+
+/// A packet from the other end of a flow, on its way into the container: reply of a masqueraded flow, or for a
+/// published port. `Ok(None)`: the flow's container has gone; the flow is forgotten and the packet may open a new one.
+#[inline(always)]
+pub fn enter(
+    packet: &Packet,
+    parsed: &Parsed,
+    inside: &Tuple,
+    flow: &Flow,
+    forwarding: bool,
+) -> Outcome<Option<Verdict>> {
+    let endpoint = match maps::endpoint(flow.network, &inside.local) {
+        Some(endpoint) if endpoint.epoch == flow.epoch => endpoint,
+        _ => {
+            flows::forget(inside, &parsed.tuple, flow.kind);
+            return Ok(None);
+        }
+    };
+    if !forwarding {
+        return Err(DropReason::ForwardingDisabled);
+    }
+    let path = match flow.kind {
+        FlowKind::MASQUERADE => Path::MasqueradeIn,
+        FlowKind::PORTMAP => Path::PortmapIn,
+        _ => Path::HairpinIn,
+    };
+    deliver(packet, parsed, inside, endpoint, path).map(Some)
+}
+
+#[inline(always)]
+fn deliver(
+    packet: &Packet,
+    parsed: &Parsed,
+    inside: &Tuple,
+    endpoint: &Endpoint,
+    path: Path,
+) -> Outcome<Verdict> {
+    translate::rewrite(packet, parsed, Side::Destination, inside)?;
+    redirect::to_container(packet, endpoint, endpoint.gateway_mac, path)
+}
+
+/// The first packet for a published port. The caller knows that its destination is an address of this host.
+#[inline(always)]
+pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publication) -> Outcome<Verdict> {
+    flows::may_open(parsed)?;
+    let endpoint = maps::endpoint(publication.network, &publication.address).ok_or(DropReason::NoEndpoint)?;
+    let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
+    let outside = &parsed.tuple;
+    scratch.index = Index {
+        inside: Tuple {
+            local: publication.address,
+            local_port: publication.container_port(outside.local_port),
+            ..*outside
+        },
+    };
+    let now = helpers::now_ns();
+    scratch.flow = Flow {
+        outside: *outside,
+        last_seen_ns: now,
+        created_ns: now,
+        epoch: endpoint.epoch,
+        network: publication.network,
+        uplink: 0,
+        remote_network: 0,
+        kind: FlowKind::HAIRPIN,
+        state: State::opened_by(Direction::FromOutside).0,
+        reserved: [0; 6],
+    };
+    let path = match from {
+        From::Uplink(uplink) => {
+            if uplink.flags & flags::FORWARDING == 0 {
+                return Err(DropReason::ForwardingDisabled);
+            }
+            scratch.flow.kind = FlowKind::PORTMAP;
+            scratch.flow.uplink = packet.device();
+            Path::PortmapIn
+        }
+        From::Container(device) => {
+            scratch.flow.remote_network = device.network;
+            if device.address == publication.address && device.network == publication.network {
+                // To itself: a packet from its own address would be refused by its stack, so it sees its gateway.
+                scratch.index.inside.remote = device.gateway;
+            }
+            Path::HairpinIn
+        }
+    };
+    flows::open(&scratch.index.inside, &scratch.flow, &scratch.index)?;
+    deliver(packet, parsed, &scratch.index.inside, endpoint, path)
+}
+
+/// The container's answer to a client that is itself a container of this host.
+#[inline(always)]
+pub fn answer_hairpin(packet: &Packet, parsed: &Parsed, flow: &Flow) -> Outcome<Verdict> {
+    let client = maps::endpoint(flow.remote_network, &flow.outside.remote).ok_or(DropReason::StaleFlow)?;
+    translate::rewrite(packet, parsed, Side::Source, &flow.outside)?;
+    redirect::to_container(packet, client, client.gateway_mac, Path::HairpinOut)
+}

@@ -1,0 +1,36 @@
+//! The last step: where a finished packet goes.
+
+use dataplane_common::{
+    abi::{DropReason, Endpoint, MacAddress, Path},
+    packet::Ethernet,
+};
+
+use crate::{
+    helpers,
+    packet::Packet,
+    verdict::{Outcome, Verdict},
+};
+
+/// Into a container of this host, past the bridge: straight to the other end of its veth.
+#[inline(always)]
+pub fn to_container(
+    packet: &Packet,
+    endpoint: &Endpoint,
+    source: MacAddress,
+    path: Path,
+) -> Outcome<Verdict> {
+    let ethernet = packet.write::<Ethernet>(0)?;
+    ethernet.destination = endpoint.mac;
+    ethernet.source = source;
+    helpers::to_host(packet.skb);
+    Ok(Verdict::Redirect(path, helpers::redirect_peer(endpoint.ifindex)))
+}
+
+/// Out to the world. The kernel knows route and neighbour, and resolves the neighbour where it must.
+#[inline(always)]
+pub fn to_uplink(ifindex: u32, path: Path) -> Outcome<Verdict> {
+    if ifindex == 0 {
+        return Err(DropReason::NoRoute);
+    }
+    Ok(Verdict::Redirect(path, helpers::redirect_neighbour(ifindex)))
+}

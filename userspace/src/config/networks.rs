@@ -1,0 +1,293 @@
+//! `networks`: each entry by itself. What concerns several of them is the work of `check`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+
+use super::{
+    error::{Position, Report, quote},
+    located::Located,
+    schema, values,
+};
+use crate::model::{Driver, Network, Subnet};
+
+/// The kernel's `ETH_MIN_MTU`, which is RFC 791's least.
+const LEAST_MTU: u32 = 68;
+/// The kernel's `ETH_MAX_MTU`.
+const MOST_MTU: u32 = 65_535;
+/// 24 bits (RFC 7348 section 5); zero is kept for no network.
+const MOST_VNI: u32 = (1 << 24) - 1;
+/// Below it nothing is left beside network, gateway and broadcast address.
+const LONGEST_PREFIX: u8 = 30;
+
+/// A network of the model with the places of what can clash with other networks.
+#[derive(Debug)]
+pub(super) struct NetworkDraft {
+    pub network: Network,
+    /// Where it is declared.
+    pub at: Position,
+    /// The subnet, checked, and its place.
+    pub subnet: Option<(Ipv4Network, Position)>,
+    pub vni: Option<(u32, Position)>,
+    pub bridge_name: Option<(String, Position)>,
+    /// `aux_addresses`.
+    pub reserved: BTreeSet<IpAddr>,
+    /// Something in it was wrong: conclusions from what is missing would mislead.
+    pub faulty: bool,
+}
+
+impl NetworkDraft {
+    /// The network that a name without a declaration stands for.
+    pub(super) fn implicit(at: Position) -> Self {
+        read(&schema::Network::default(), at, &mut Report::new([]))
+    }
+
+    /// The bridge's own address.
+    pub(super) fn gateway(&self) -> Option<Ipv4Addr> {
+        let (range, _) = self.subnet?;
+        match self.network.subnets.first()?.gateway {
+            Some(IpAddr::V4(gateway)) => Some(gateway),
+            _ => range.nth(1),
+        }
+    }
+
+    /// The network's host binding, for publications that name no address.
+    pub(super) fn host_binding(&self) -> Option<Ipv4Addr> {
+        match self.network.host_binding {
+            Some(IpAddr::V4(address)) => Some(address),
+            _ => None,
+        }
+    }
+}
+
+/// Names of the networks of one file.
+#[derive(Debug, Default)]
+pub(super) struct Scope {
+    /// From the key in `networks` to the name in the model, where they were given, faulty ones included.
+    pub names: BTreeMap<String, String>,
+    /// Networks that another file must declare.
+    pub external: Vec<Located<String>>,
+    /// Networks declared here, by name in the model.
+    pub declared: Vec<(String, NetworkDraft)>,
+}
+
+/// Reads the `networks` of a file.
+pub(super) fn read_all(networks: Option<&schema::NetworksMap>, report: &mut Report) -> Scope {
+    let mut scope = Scope::default();
+    for (key, network) in networks.map_or(&[][..], |networks| networks.0.as_slice()) {
+        if !values::name(&key.value, key.at, "network name", report) {
+            scope.names.insert(key.value.clone(), key.value.clone());
+            continue;
+        }
+        let default = schema::Network::default();
+        let network = network.as_ref().unwrap_or(&default);
+        let name = match &network.name {
+            Some(name) if values::docker_name(name, "network name", report) => name,
+            _ => key,
+        };
+        scope.names.insert(key.value.clone(), name.value.clone());
+        let external = network.external.as_ref().and_then(|external| values::flag(external, report));
+        if external == Some(true) {
+            refuse_settings_of_external(network, key, report);
+            scope.external.push(Located { value: name.value.clone(), at: key.at });
+        } else {
+            scope.declared.push((name.value.clone(), read(network, key.at, report)));
+        }
+    }
+    scope
+}
+
+fn refuse_settings_of_external(network: &schema::Network, key: &Located<String>, report: &mut Report) {
+    if network.driver.is_some()
+        || network.driver_opts.is_some()
+        || network.ipam.is_some()
+        || network.internal.is_some()
+    {
+        report.add(key.at, "an external network has no settings here: they stand where it is declared");
+    }
+}
+
+fn read(declared: &schema::Network, at: Position, report: &mut Report) -> NetworkDraft {
+    let before = report.count();
+    let no_options = schema::DriverOptions::default();
+    let options = declared.driver_opts.as_ref().unwrap_or(&no_options);
+    let mut flag = |flag: &Option<Located<schema::Flag>>, default| {
+        flag.as_ref().and_then(|flag| values::flag(flag, report)).unwrap_or(default)
+    };
+    let internal = flag(&declared.internal, false);
+    let inter_container = flag(&options.inter_container, true);
+    let masquerade = flag(&options.masquerade, true);
+    if flag(&declared.enable_ipv6, false)
+        && let Some(enable) = &declared.enable_ipv6
+    {
+        report.add(enable.at, values::NO_IPV6);
+    }
+    let (driver, vni) = read_driver(declared, options, report);
+    let subnet = read_ipam(declared.ipam.as_ref(), report);
+    let bridge_name = options
+        .bridge_name
+        .as_ref()
+        .filter(|name| values::device_name(name, report))
+        .map(|name| (name.value.clone(), name.at));
+    let network = Network {
+        driver,
+        subnets: subnet.iter().map(|(subnet, _, _)| subnet.clone()).collect(),
+        internal,
+        inter_container,
+        masquerade,
+        mtu: options.mtu.as_ref().and_then(|mtu| values::number(mtu, "the MTU", LEAST_MTU, MOST_MTU, report)),
+        bridge_name: bridge_name.as_ref().map(|(name, _)| name.clone()),
+        host_binding: options.host_binding.as_ref().and_then(|binding| host_binding(binding, report)),
+    };
+    NetworkDraft {
+        reserved: network.subnets.iter().flat_map(|subnet| &subnet.reserved).copied().collect(),
+        network,
+        at,
+        subnet: subnet.map(|(_, range, at)| (range, at)),
+        vni,
+        bridge_name,
+        faulty: report.count() > before,
+    }
+}
+
+/// 0.0.0.0 is Docker's default and means the same here: every address.
+fn host_binding(binding: &Located<String>, report: &mut Report) -> Option<IpAddr> {
+    let address = values::ipv4(binding, report)?;
+    if address.is_multicast() || address.is_broadcast() {
+        report.add(binding.at, format!("{address}: the host cannot have this address"));
+    }
+    (!address.is_unspecified()).then_some(IpAddr::V4(address))
+}
+
+fn read_driver(
+    declared: &schema::Network,
+    options: &schema::DriverOptions,
+    report: &mut Report,
+) -> (Driver, Option<(u32, Position)>) {
+    let vni = options.vxlan_id.as_ref();
+    match &declared.driver {
+        Some(driver) if driver.value == "overlay" => {
+            let Some(vni) = vni else {
+                report.add(
+                    driver.at,
+                    "an overlay network needs a VXLAN identifier, the same on every host: add driver_opts: { \
+                     com.docker.network.driver.overlay.vxlanid_list: \"4097\" }",
+                );
+                return (Driver::Bridge, None);
+            };
+            match values::number(vni, "a VXLAN identifier (one, no list)", 1, MOST_VNI, report) {
+                Some(number) => (Driver::Overlay { vni: number }, Some((number, vni.at))),
+                None => (Driver::Bridge, None),
+            }
+        }
+        Some(driver) if driver.value != "bridge" => {
+            report.add(
+                driver.at,
+                format!("{} is not a driver of weft: bridge or overlay", quote(&driver.value)),
+            );
+            (Driver::Bridge, None)
+        }
+        _ => {
+            if let Some(vni) = vni {
+                report.add(
+                    vni.at,
+                    "a bridge network has no VXLAN identifier: add 'driver: overlay' or remove it",
+                );
+            }
+            (Driver::Bridge, None)
+        }
+    }
+}
+
+fn read_ipam(ipam: Option<&schema::Ipam>, report: &mut Report) -> Option<(Subnet, Ipv4Network, Position)> {
+    let ipam = ipam?;
+    if let Some(driver) = &ipam.driver
+        && driver.value != "default"
+    {
+        report.add(driver.at, format!("{}: the only driver is default", quote(&driver.value)));
+    }
+    let mut subnets = Vec::new();
+    for config in ipam.config.iter().flatten() {
+        let Some(subnet) = &config.value.subnet else {
+            report.add(config.at, "the subnet is missing: add 'subnet: 10.10.0.0/24'");
+            continue;
+        };
+        let Some(range) = values::range(subnet, report) else { continue };
+        if !subnets.is_empty() {
+            report.add(subnet.at, "a second IPv4 subnet: a network has one");
+            continue;
+        }
+        if let Some(reason) = unusable(range) {
+            report.add(subnet.at, reason);
+            continue;
+        }
+        subnets.push((read_subnet(&config.value, range, report), range, subnet.at));
+    }
+    subnets.pop()
+}
+
+/// Why containers cannot live in this range.
+fn unusable(range: Ipv4Network) -> Option<String> {
+    if range.prefix() > LONGEST_PREFIX {
+        return Some(format!("{range} has no room for a gateway and a container: at most /{LONGEST_PREFIX}"));
+    }
+    let reserved = [
+        (Ipv4Addr::new(0, 0, 0, 0), 8, "addresses of 'this network' (RFC 791)"),
+        (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback addresses"),
+        (Ipv4Addr::new(224, 0, 0, 0), 4, "multicast addresses"),
+        (Ipv4Addr::new(240, 0, 0, 0), 4, "reserved addresses (RFC 1112)"),
+    ];
+    reserved.into_iter().find_map(|(first, prefix, what)| {
+        let reserved = Ipv4Network::new(first, prefix).ok()?;
+        reserved.overlaps(range).then(|| format!("{range} contains {what}: take a private range (RFC 1918)"))
+    })
+}
+
+fn read_subnet(config: &schema::IpamConfig, range: Ipv4Network, report: &mut Report) -> Subnet {
+    let gateway = config.gateway.as_ref().and_then(|gateway| {
+        let address = values::ipv4(gateway, report)?;
+        host_address_in(range, address, "the gateway", gateway.at, report).then_some(address)
+    });
+    let lease_range = config.ip_range.as_ref().and_then(|text| {
+        let part = values::range(text, report)?;
+        if !part.is_subnet_of(range) {
+            report.add(text.at, format!("the ip_range {part} is outside the subnet {range}"));
+        }
+        Some(IpNetwork::V4(part))
+    });
+    let own = gateway.or_else(|| range.nth(1));
+    let mut reserved = Vec::new();
+    for (name, text) in config.aux_addresses.iter().flat_map(|addresses| &addresses.0) {
+        let what = format!("the auxiliary address {}", quote(&name.value));
+        let Some(address) = values::ipv4(text, report) else { continue };
+        if host_address_in(range, address, &what, text.at, report) && Some(address) == own {
+            report.add(text.at, format!("{what} is the gateway's address {address}"));
+        }
+        reserved.push(IpAddr::V4(address));
+    }
+    Subnet { range: IpNetwork::V4(range), gateway: gateway.map(IpAddr::V4), lease_range, reserved }
+}
+
+/// Whether `address` can be held by something in `range`; notes why not.
+pub(super) fn host_address_in(
+    range: Ipv4Network,
+    address: Ipv4Addr,
+    what: &str,
+    at: Position,
+    report: &mut Report,
+) -> bool {
+    let reason = if !range.contains(address) {
+        format!("{what} {address} is outside the subnet {range}")
+    } else if address == range.network() {
+        format!("{what} {address} is the network address of {range}")
+    } else if address == range.broadcast() {
+        format!("{what} {address} is the broadcast address of {range}")
+    } else {
+        return true;
+    };
+    report.add(at, reason);
+    false
+}

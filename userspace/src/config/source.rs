@@ -1,0 +1,61 @@
+//! From a path to text: size, encoding and characters are checked before any YAML is read.
+
+use std::{fs::File, io::Read, path::Path};
+
+use super::error::{Position, Report};
+
+/// Largest file that is read. A thousand containers with long port lists need a tenth of it.
+const LARGEST_FILE: u64 = 4 * 1024 * 1024;
+
+/// Reads a file, or notes why it cannot be read.
+pub(super) fn read(path: &Path, file: usize, report: &mut Report) -> Option<String> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that is too large, also where the size is not known beforehand.
+    let outcome = File::open(path).and_then(|opened| opened.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    if let Err(error) = outcome {
+        report.add(Position::start_of(file), format!("cannot be read: {error}"));
+        return None;
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(text),
+        Err(error) if error.as_bytes().len() as u64 > LARGEST_FILE => {
+            report.add(Position::start_of(file), too_large());
+            None
+        }
+        Err(error) => {
+            let valid = error.utf8_error().valid_up_to();
+            let before = String::from_utf8_lossy(&error.as_bytes()[..valid]).into_owned();
+            report.add(end_of(&before, file), "this byte is not UTF-8 text: save the file as UTF-8");
+            None
+        }
+    }
+}
+
+/// Checks the text itself. Files and texts given directly pass here both.
+pub(super) fn check_text(text: &str, file: usize, report: &mut Report) -> bool {
+    if text.len() as u64 > LARGEST_FILE {
+        report.add(Position::start_of(file), too_large());
+        return false;
+    }
+    if let Some(offset) = text.find('\0') {
+        report
+            .add(end_of(&text[..offset], file), "a NUL character: this is not a text file, or it is damaged");
+        return false;
+    }
+    true
+}
+
+fn too_large() -> String {
+    format!("the file is larger than {} MiB: split it", LARGEST_FILE / 1024 / 1024)
+}
+
+/// The place right behind `before`, which is the beginning of the file.
+fn end_of(before: &str, file: usize) -> Position {
+    let last_line = before.rsplit('\n').next().unwrap_or_default();
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    Position {
+        file,
+        line: count(before.matches('\n').count() + 1),
+        column: count(last_line.chars().count() + 1),
+    }
+}

@@ -1,0 +1,358 @@
+//! What well-formed files mean.
+
+use std::{error::Error, net::IpAddr, path::Path, time::Duration};
+
+use super::{super::load, Loaded, parse_one};
+use crate::model::{
+    Attachment, Container, ContainerNamespace, Driver, HostPorts, MacAddress, Network, Peer, PortRange,
+    Protocol, Publication, RemoteEndpoint, Subnet,
+};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+fn web(loaded: &Loaded) -> Result<&Container, Box<dyn Error>> {
+    Ok(loaded.state.containers.get("web").ok_or("there is no web")?)
+}
+
+/// The publications of one `ports` list.
+fn published(ports: &str) -> Result<Vec<Publication>, Box<dyn Error>> {
+    let loaded = parse_one(&format!("services:\n  web: {{ x-weft: {{ netns: web }}, ports: {ports} }}\n"))?;
+    Ok(web(&loaded)?.publications.clone())
+}
+
+const fn ports(first: u16, last: u16) -> PortRange {
+    PortRange { first, last }
+}
+
+const fn tcp(host_ports: HostPorts, container_ports: PortRange) -> Publication {
+    Publication { protocol: Protocol::Tcp, host_address: None, host_ports, container_ports }
+}
+
+#[test]
+fn the_example_of_the_repository() -> Outcome {
+    let state = load(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop.yaml")])?;
+    let plain = Network {
+        driver: Driver::Bridge,
+        subnets: Vec::new(),
+        internal: false,
+        inter_container: true,
+        masquerade: true,
+        mtu: None,
+        bridge_name: None,
+        host_binding: None,
+    };
+    let subnet = |range: &str, gateway: Option<IpAddr>| -> Result<Vec<Subnet>, Box<dyn Error>> {
+        Ok(vec![Subnet { range: range.parse()?, gateway, lease_range: None, reserved: Vec::new() }])
+    };
+    let front = Network { subnets: subnet("10.10.0.0/24", Some("10.10.0.1".parse()?))?, ..plain.clone() };
+    let mesh = Network {
+        driver: Driver::Overlay { vni: 4097 },
+        subnets: subnet("10.20.0.0/24", None)?,
+        ..plain.clone()
+    };
+    let back = Network { internal: true, ..plain };
+    let networks = [("back", back), ("front", front), ("mesh", mesh)];
+    assert!(state.networks.iter().map(|(name, network)| (name.as_str(), network.clone())).eq(networks));
+
+    let front = Attachment { ipv4_address: Some("10.10.0.10".parse()?), ..Attachment::default() };
+    let web = Container {
+        namespace: ContainerNamespace::Named("web".to_owned()),
+        attachments: [("front".to_owned(), front), ("mesh".to_owned(), Attachment::default())].into(),
+        publications: vec![
+            tcp(HostPorts::Exactly(ports(8080, 8080)), ports(80, 80)),
+            Publication {
+                host_address: Some("127.0.0.1".parse()?),
+                ..tcp(HostPorts::Exactly(ports(8443, 8443)), ports(443, 443))
+            },
+            Publication {
+                protocol: Protocol::Udp,
+                ..tcp(HostPorts::Exactly(ports(10000, 10999)), ports(10000, 10999))
+            },
+        ],
+        hostname: None,
+        links: Vec::new(),
+    };
+    assert_eq!(state.containers, [("web".to_owned(), web)].into());
+
+    let db = RemoteEndpoint {
+        name: "db".to_owned(),
+        address: "10.20.0.5".parse()?,
+        mac_address: MacAddress([0x02, 0x42, 0x0a, 0x14, 0x00, 0x05]),
+    };
+    assert_eq!(
+        state.peers,
+        [Peer { vtep: "192.0.2.2".parse()?, network: "mesh".to_owned(), endpoints: vec![db] }]
+    );
+    assert_eq!(state.host.uplinks, ["eth0"]);
+    assert_eq!(state.host.vtep, Some("192.0.2.1".parse()?));
+    Ok(())
+}
+
+#[test]
+fn short_forms_of_ports() -> Outcome {
+    let any = |port| tcp(HostPorts::Any, PortRange::single(port));
+    assert_eq!(published("[\"80\", 443]")?, [any(80), any(443)]);
+    assert_eq!(published("[8000-8002]")?, [any(8000), any(8001), any(8002)]);
+    assert_eq!(published("[\"8080:80\"]")?, [tcp(HostPorts::Exactly(ports(8080, 8080)), ports(80, 80))]);
+    assert_eq!(
+        published("[\"8000-8010:9000-9010\"]")?,
+        [tcp(HostPorts::Exactly(ports(8000, 8010)), ports(9000, 9010))]
+    );
+    assert_eq!(published("[\"8000-8010:80\"]")?, [tcp(HostPorts::OneOf(ports(8000, 8010)), ports(80, 80))]);
+    let local = Some("127.0.0.1".parse()?);
+    assert_eq!(published("[\"127.0.0.1::80\"]")?, [Publication { host_address: local, ..any(80) }]);
+    assert_eq!(
+        published("[\"127.0.0.1:8080:80/udp\"]")?,
+        [Publication {
+            protocol: Protocol::Udp,
+            host_address: local,
+            ..tcp(HostPorts::Exactly(ports(8080, 8080)), ports(80, 80))
+        }]
+    );
+    assert_eq!(
+        published("[\"0.0.0.0:8080:80/TCP\"]")?,
+        [tcp(HostPorts::Exactly(ports(8080, 8080)), ports(80, 80))]
+    );
+    Ok(())
+}
+
+#[test]
+fn long_forms_of_ports() -> Outcome {
+    let long = "[ { target: 80, published: 8080, host_ip: 192.0.2.1, protocol: udp, mode: ingress, name: web, \
+                app_protocol: http } ]";
+    assert_eq!(
+        published(long)?,
+        [Publication {
+            protocol: Protocol::Udp,
+            host_address: Some("192.0.2.1".parse()?),
+            ..tcp(HostPorts::Exactly(ports(8080, 8080)), ports(80, 80))
+        }]
+    );
+    assert_eq!(published("[ { target: 80 } ]")?, [tcp(HostPorts::Any, ports(80, 80))]);
+    assert_eq!(
+        published("[ { target: 80, published: \"8000-8010\" } ]")?,
+        [tcp(HostPorts::OneOf(ports(8000, 8010)), ports(80, 80))]
+    );
+    Ok(())
+}
+
+#[test]
+fn ports_that_look_like_clashes_and_are_none() -> Outcome {
+    for ports in [
+        "[\"127.0.0.1:80:80\", \"127.0.0.2:80:80\"]",
+        "[\"53:53/udp\", \"53:53/tcp\"]",
+        "[\"8000-8009:8000-8009\", \"8010:80\"]",
+        // A choice gives way to fixed ports.
+        "[\"8005:80\", \"8000-8010:81\"]",
+        // The UDP port of VXLAN is free where there is no overlay.
+        "[\"4789:4789/udp\"]",
+    ] {
+        assert_eq!(published(ports)?.len(), 2 - usize::from(ports.contains("4789")), "{ports}");
+    }
+    Ok(())
+}
+
+#[test]
+fn network_settings() -> Outcome {
+    let loaded = parse_one(
+        r#"
+networks:
+  front:
+    driver: bridge
+    attachable: true
+    enable_ipv6: false
+    labels: { com.example.tier: web }
+    x-note: ours
+    driver_opts:
+      com.docker.network.bridge.name: br-front
+      com.docker.network.bridge.enable_icc: "false"
+      com.docker.network.bridge.enable_ip_masquerade: false
+      com.docker.network.bridge.host_binding_ipv4: 192.0.2.1
+      com.docker.network.driver.mtu: 1400
+    ipam:
+      driver: default
+      config:
+        - subnet: 10.10.0.0/24
+          ip_range: 10.10.0.128/25
+          gateway: 10.10.0.254
+          aux_addresses: { nas: 10.10.0.9 }
+  back:
+    name: shop_back
+services:
+  web:
+    networks: [front, back]
+    ports: ["8080:80", "0.0.0.0:8443:443"]
+    x-weft: { pid: 17 }
+"#,
+    )?;
+    assert_eq!(
+        loaded.state.networks.get("front"),
+        Some(&Network {
+            driver: Driver::Bridge,
+            subnets: vec![Subnet {
+                range: "10.10.0.0/24".parse()?,
+                gateway: Some("10.10.0.254".parse()?),
+                lease_range: Some("10.10.0.128/25".parse()?),
+                reserved: vec!["10.10.0.9".parse()?],
+            }],
+            internal: false,
+            inter_container: false,
+            masquerade: false,
+            mtu: Some(1400),
+            bridge_name: Some("br-front".to_owned()),
+            host_binding: Some("192.0.2.1".parse()?),
+        })
+    );
+    let web = web(&loaded)?;
+    assert!(web.attachments.keys().eq(["front", "shop_back"]));
+    let addresses: Vec<_> = web.publications.iter().map(|publication| publication.host_address).collect();
+    assert_eq!(addresses, [Some("192.0.2.1".parse()?), None]);
+    Ok(())
+}
+
+#[test]
+fn service_settings() -> Outcome {
+    let loaded = parse_one(
+        r#"
+services:
+  web:
+    hostname: www.example
+    container_name: shop-web
+    expose: [80, "443/tcp", "8000-8010"]
+    links: [db, "db:database"]
+    networks:
+      default: { aliases: [www], gw_priority: 7, priority: 1000, mac_address: "02:42:0a:0a:00:0a" }
+    x-weft: { netns: web }
+  db: { x-weft: { container: 3f2a9c } }
+  logger: { network_mode: "service:db" }
+  probe: { network_mode: "container:shop-web" }
+  batch: { network_mode: none }
+  agent: { network_mode: host }
+"#,
+    )?;
+    let default = Attachment {
+        mac_address: Some(MacAddress([0x02, 0x42, 0x0a, 0x0a, 0x00, 0x0a])),
+        aliases: vec!["www".to_owned(), "shop-web".to_owned()],
+        gateway_priority: 7,
+        ..Attachment::default()
+    };
+    assert_eq!(
+        web(&loaded)?,
+        &Container {
+            namespace: ContainerNamespace::Named("web".to_owned()),
+            attachments: [("default".to_owned(), default)].into(),
+            publications: Vec::new(),
+            hostname: Some("www.example".to_owned()),
+            links: vec![("db".to_owned(), "db".to_owned()), ("db".to_owned(), "database".to_owned())],
+        }
+    );
+    let namespaces: Vec<_> = loaded
+        .state
+        .containers
+        .iter()
+        .map(|(name, container)| (name.as_str(), container.namespace.clone(), container.attachments.len()))
+        .collect();
+    let shared = |name: &str| ContainerNamespace::SharedWith(name.to_owned());
+    assert_eq!(
+        namespaces,
+        [
+            ("agent", ContainerNamespace::Host, 0),
+            ("batch", ContainerNamespace::None, 0),
+            ("db", ContainerNamespace::Docker("3f2a9c".to_owned()), 1),
+            ("logger", shared("db"), 0),
+            ("probe", shared("web"), 0),
+            ("web", ContainerNamespace::Named("web".to_owned()), 1),
+        ]
+    );
+    assert_eq!(loaded.source_of_service("web"), Some("test.yaml:10:13"));
+    assert_eq!(loaded.source_of_service("nobody"), None);
+    Ok(())
+}
+
+#[test]
+fn host_settings() -> Outcome {
+    let host = parse_one(
+        r#"
+x-weft:
+  uplinks: [eth0, eth1]
+  vtep: 192.0.2.1
+  vxlan_port: 8472
+  masquerade_ports: "20000-29999"
+  max_flows: 65536
+  timeouts: { udp: 120, tcp_established: 2h4m, tcp_transitory: "30s", icmp_query: 1m30s }
+"#,
+    )?
+    .state
+    .host;
+    assert_eq!(host.uplinks, ["eth0", "eth1"]);
+    assert_eq!(host.vxlan_port, Some(8472));
+    assert_eq!(host.masquerade_ports, Some(ports(20000, 29999)));
+    assert_eq!(host.max_flows, Some(65536));
+    let timeouts = host.timeouts;
+    let seconds = [timeouts.udp, timeouts.tcp_established, timeouts.tcp_transitory, timeouts.icmp_query];
+    assert_eq!(seconds.map(|timeout| timeout.as_secs()), [120, 7440, 30, 90]);
+    assert_eq!(seconds.first(), Some(&Duration::from_secs(120)));
+    Ok(())
+}
+
+#[test]
+fn a_real_compose_file_is_accepted() -> Outcome {
+    let loaded = parse_one(
+        r#"
+version: "3.9"
+x-common: &common
+  restart: unless-stopped
+  logging: { driver: json-file }
+volumes: { data: {} }
+secrets: { key: { file: ./key } }
+services:
+  web:
+    <<: *common
+    build: .
+    image: "example/web:${TAG}"
+    command: ["serve", "--port", "80"]
+    environment: { DEBUG: "1", PRICE: $$5 }
+    depends_on: { redis: { condition: service_healthy } }
+    ports: ["5000:80"]
+    x-weft: { container: web }
+  redis:
+    <<: *common
+    image: redis:alpine
+    volumes: ["data:/data"]
+    healthcheck: { test: [CMD, redis-cli, ping], interval: 1.5s }
+    x-weft: { container: redis }
+"#,
+    )?;
+    assert!(loaded.state.networks.keys().eq(["default"]));
+    assert!(loaded.state.containers.values().all(|container| container.attachments.contains_key("default")));
+    Ok(())
+}
+
+#[test]
+fn an_empty_state_can_be_said() -> Outcome {
+    assert_eq!(parse_one("services: {}\n")?.state, Default::default());
+    assert_eq!(parse_one("\u{feff}services:\n")?.state, Default::default());
+    Ok(())
+}
+
+/// The schema is made of the structs that the parser reads by; this guards the parts that are added by hand.
+#[test]
+fn the_json_schema_knows_the_fields() {
+    let schema = super::super::json_schema();
+    let service = &schema["$defs"]["Service"];
+    assert_eq!(service["additionalProperties"], false);
+    for field in ["networks", "ports", "network_mode", "links", "hostname", "x-weft", "image", "depends_on"] {
+        assert!(!service["properties"][field].is_null(), "{field}");
+    }
+    assert!(service["properties"]["port"].is_null());
+    assert_eq!(service["patternProperties"]["^x-"], true);
+    // Every struct is closed: the parser refuses what the schema does not list.
+    let structs =
+        schema["$defs"].as_object().into_iter().flatten().filter(|(_, item)| item["type"] == "object");
+    let mut count = 0;
+    for (name, item) in structs {
+        assert_eq!(item["additionalProperties"], false, "{name}");
+        count += 1;
+    }
+    assert!(count >= 10, "{count} structs");
+}
