@@ -148,9 +148,8 @@ fn s3_published_ports() -> Result<()> {
         assert_eq!(seen.ip().to_string(), *expected, "{} -> {protocol} {to}", from.name());
     }
     // A range to one port: exactly one of the three host ports was chosen.
-    let open: Vec<u16> = (11000..11003)
-        .filter(|port| it.client.whoami("tcp", &format!("{host}:{port}")).is_ok())
-        .collect();
+    let open: Vec<u16> =
+        (11000..11003).filter(|port| it.client.whoami("tcp", &format!("{host}:{port}")).is_ok()).collect();
     assert_eq!(open.len(), 1, "{open:?}");
     // Not published here, or not for them.
     for (from, to) in [
@@ -196,9 +195,14 @@ fn published_ports_are_reserved() -> Result<()> {
         );
         it.host.run(&format!("python3 -c \"{code}\""))
     };
-    for (address, port) in [("0.0.0.0", 8080), ("127.0.0.1", 8080), ("::", 8080), ("0.0.0.0", 10005), ("127.0.0.1", 8443)] {
+    for (address, port) in
+        [("0.0.0.0", 8080), ("127.0.0.1", 8080), ("::", 8080), ("0.0.0.0", 10005), ("127.0.0.1", 8443)]
+    {
         let output = bind(address, port)?;
-        assert!(!output.ok() && output.stderr.contains("Address already in use"), "{address}:{port} {output:?}");
+        assert!(
+            !output.ok() && output.stderr.contains("Address already in use"),
+            "{address}:{port} {output:?}"
+        );
     }
     assert!(bind("192.0.2.1", 8443)?.ok(), "another address of the same port is free");
     assert!(bind("0.0.0.0", 10010)?.ok(), "a port beside the range is free");
@@ -219,7 +223,9 @@ fn a_port_held_by_a_process_is_refused() -> Result<()> {
     let it = OneHost::with("held", &lab_file)?;
     let _web = it.web.serve_http(80, "container")?;
     let mut squatter = it.host.spawn("exec python3 -m http.server 8099")?;
-    within(Duration::from_secs(5), "the process listens", || Ok(it.host.check("ss -Hltn sport = 8099")?.contains("8099")))?;
+    within(Duration::from_secs(5), "the process listens", || {
+        Ok(it.host.check("ss -Hltn sport = 8099")?.contains("8099"))
+    })?;
     it.daemon.rewrite(&lab_file.replace("\"8090:80\"", "\"8090:80\"\n      - \"8099:80\""))?;
     within(Duration::from_secs(5), "the refusal is shown", || {
         let ports = it.daemon.command(&["port", "ls"])?.stdout;
@@ -261,7 +267,10 @@ fn s7_s10_attach_and_detach_by_file() -> Result<()> {
     );
     it.daemon.rewrite(&joined)?;
     within(Duration::from_secs(3), "shop is in the third network", || it.shop.pings("10.12.0.12"))?;
-    assert!(it.shop.ip("addr show dev eth2")?.contains("10.12.0.13"), "interfaces in the order of network names");
+    assert!(
+        it.shop.ip("addr show dev eth2")?.contains("10.12.0.13"),
+        "interfaces in the order of network names"
+    );
     it.daemon.rewrite(ONE_HOST)?;
     within(Duration::from_secs(3), "shop has left it", || Ok(it.shop.ip("link show dev eth2").is_err()))?;
     assert!(!it.shop.pings("10.12.0.12")?);
@@ -292,8 +301,13 @@ class H(http.server.BaseHTTPRequestHandler):
   def log_message(*a): pass
 http.server.ThreadingHTTPServer((\"\",5000),H).serve_forever()'",
     )?;
-    it.daemon.rewrite(&ONE_HOST.replace("    x-weft: { netns: shop }", "    ports: [ \"5000:5000\" ]\n    x-weft: { netns: shop }"))?;
-    within(Duration::from_secs(5), "the page is served", || Ok(it.client.curl("http://192.0.2.1:5000")?.stdout.starts_with("visit")))?;
+    it.daemon.rewrite(&ONE_HOST.replace(
+        "    x-weft: { netns: shop }",
+        "    ports: [ \"5000:5000\" ]\n    x-weft: { netns: shop }",
+    ))?;
+    within(Duration::from_secs(5), "the page is served", || {
+        Ok(it.client.curl("http://192.0.2.1:5000")?.stdout.starts_with("visit"))
+    })?;
     let first = it.host.curl("http://127.0.0.1:5000")?.stdout;
     let second = it.client.curl("http://192.0.2.1:5000")?.stdout;
     let count = |text: &str| text.trim_start_matches("visit ").parse::<u32>();
