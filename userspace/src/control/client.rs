@@ -43,9 +43,7 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply, Error> {
     let failed = |source| Error::Io { socket: socket.to_owned(), source };
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Err(Error::NotRunning(socket.to_owned()));
         }
         Err(error) => return Err(failed(error)),

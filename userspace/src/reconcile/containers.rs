@@ -119,8 +119,10 @@ impl Containers {
             }
             match ensure_one(&shape, netlink, dataplane).await {
                 Ok((ifindex, peer)) => {
-                    self.verified
-                        .insert(id.clone(), Verified { ifindex, peer, shape: shape.clone(), at: Instant::now() });
+                    self.verified.insert(
+                        id.clone(),
+                        Verified { ifindex, peer, shape: shape.clone(), at: Instant::now() },
+                    );
                     pending.push(Pending { id: id.clone(), device: shape.spec.name });
                 }
                 Err(reason) => {
@@ -205,9 +207,7 @@ async fn ensure_one(
     let inside = Netlink::in_namespace(&namespace).await.map_err(text)?;
     let ensured = netlink.ensure_veth(&shape.spec, &namespace, &inside).await.map_err(text)?;
     for program in [TcProgram::FromContainer, TcProgram::ToContainer] {
-        dataplane
-            .ensure_tc(&shape.spec.name, ensured.ifindex, program)
-            .map_err(|error| error.to_string())?;
+        dataplane.ensure_tc(&shape.spec.name, ensured.ifindex, program).map_err(|error| error.to_string())?;
     }
     inside.ensure_loopback_up().await.map_err(text)?;
     ensure_addresses(shape, ensured.container_ifindex, &inside).await.map_err(text)?;

@@ -28,7 +28,8 @@ pub(super) fn resolve(
     for (container_name, container) in &desired.containers {
         let default_network = default_network(container, state);
         let namespace = facts.namespaces.get(container_name).cloned();
-        let interfaces = interfaces(container_name, container, namespace.as_ref().map(|found| found.cookie), leases);
+        let interfaces =
+            interfaces(container_name, container, namespace.as_ref().map(|found| found.cookie), leases);
         for ((network_name, attachment), interface) in container.attachments.iter().zip(interfaces) {
             let id = EndpointId { container: container_name.clone(), network: network_name.clone() };
             let object = format!("container {container_name} in network {network_name}");
@@ -47,7 +48,17 @@ pub(super) fn resolve(
             };
             let mac = mac(&id, attachment, network, address, leases);
             let cookie = namespace.as_ref().map(|found| found.cookie);
-            let epoch = epoch(&id, EndpointLease { address, mac, epoch: 0, namespace_cookie: cookie, interface: Some(interface) }, leases);
+            let epoch = epoch(
+                &id,
+                EndpointLease {
+                    address,
+                    mac,
+                    epoch: 0,
+                    namespace_cookie: cookie,
+                    interface: Some(interface),
+                },
+                leases,
+            );
             let Ok(address) = Ipv4Network::new(address, network.subnet.prefix()) else { continue };
             let device = names::veth(container_name, network_name);
             if !devices.insert(device.clone()) {
@@ -239,7 +250,9 @@ fn interfaces(name: &str, container: &Container, cookie: Option<u64>, leases: &m
             let position = container.attachments.keys().position(|attached| attached == network);
             match (position, lease.interface) {
                 (Some(position), Some(number))
-                    if cookie.is_some() && lease.namespace_cookie == cookie && !numbers.contains(&Some(number)) =>
+                    if cookie.is_some()
+                        && lease.namespace_cookie == cookie
+                        && !numbers.contains(&Some(number)) =>
                 {
                     numbers[position] = Some(number);
                 }
@@ -261,7 +274,9 @@ fn epoch(id: &EndpointId, lease: EndpointLease, leases: &mut Leases) -> u32 {
     let cookie = lease.namespace_cookie;
     let networks = leases.endpoints.entry(id.container.clone()).or_default();
     let (epoch, namespace_cookie) = match networks.get(&id.network) {
-        Some(kept) if cookie.is_none() || kept.namespace_cookie == cookie => (kept.epoch, kept.namespace_cookie),
+        Some(kept) if cookie.is_none() || kept.namespace_cookie == cookie => {
+            (kept.epoch, kept.namespace_cookie)
+        }
         // It was declared before its namespace existed.
         Some(kept) if kept.namespace_cookie.is_none() => (kept.epoch, cookie),
         _ => {
