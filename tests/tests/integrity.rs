@@ -47,7 +47,7 @@ fn bridge() -> Result<()> {
 fn masquerade() -> Result<()> {
     let it = OneHost::new("imasq")?;
     bulk(&it.web, &it.client, "192.0.2.100", 9000, 9001, (9000, 9001))?;
-    assert!(it.packets("masquerade_out")? > 10_000 && it.packets("masquerade_in")? > 1000);
+    assert!(it.packets("masquerade_out")? > 10_000 && it.packets("masquerade_in")? > 200);
     it.lab.finish()
 }
 
@@ -55,7 +55,7 @@ fn masquerade() -> Result<()> {
 fn port_mapping() -> Result<()> {
     let it = OneHost::new("iport")?;
     bulk(&it.client, &it.web, "192.0.2.1", 8080, 5353, (80, 53))?;
-    assert!(it.packets("portmap_in")? > 10_000 && it.packets("portmap_out")? > 1000);
+    assert!(it.packets("portmap_in")? > 10_000 && it.packets("portmap_out")? > 200);
     it.lab.finish()
 }
 
@@ -65,7 +65,7 @@ fn hairpin() -> Result<()> {
     bulk(&it.shop, &it.web, "192.0.2.1", 8080, 5353, (80, 53))?;
     bulk(&it.other, &it.web, "10.12.0.1", 8080, 5353, (80, 53))?;
     bulk(&it.web, &it.web, "192.0.2.1", 8080, 5353, (80, 53))?;
-    assert!(it.packets("hairpin_in")? > 30_000 && it.packets("hairpin_out")? > 3000);
+    assert!(it.packets("hairpin_in")? > 30_000 && it.packets("hairpin_out")? > 600);
     it.lab.finish()
 }
 
