@@ -3,7 +3,7 @@
 //! | hook | where |
 //! |---|---|
 //! | `from_container` | tc ingress, host side of a container's veth: what the container sends |
-//! | `to_container` | tc egress, same device: what the kernel's stack or bridge delivers to it |
+//! | `to_container` | tc egress of a network's bridge: what the host's stack sends to containers |
 //! | `from_uplink` | tc ingress of an uplink: what the world sends |
 //! | `to_uplink` | tc egress of an uplink: safety net |
 //! | `connect4` … `bind6` | cgroup: sockets of the host itself |

@@ -66,7 +66,7 @@ fn s13_two_hosts() -> Result<()> {
     let it = Overlay::new("s13", "")?;
     let [c0, c1] = &it.containers;
     let mut wire = it.hosts[1].spawn(
-        "timeout 4 tcpdump -nni eth0 -c 1 'ip and not (udp port 4789 and net 192.0.2.0/30) and not net 192.0.2.100/32' 2>&1",
+        "timeout 4 tcpdump -nni eth0 -c 1 'ip and not igmp and not (udp port 4789 and net 192.0.2.0/30) and not net 192.0.2.100/32' 2>&1",
     )?;
     std::thread::sleep(Duration::from_millis(700));
     assert!(c0.pings("10.20.0.6")? && c1.pings("10.20.0.5")?);

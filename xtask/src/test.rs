@@ -1,4 +1,6 @@
 //! `cargo xtask test`: every test, as root where it must be.
+//!
+//! In the release profile: what is tested is what runs, and `cargo xtask run` has built it already.
 
 use std::{fs, process::Command};
 
@@ -26,7 +28,7 @@ pub fn run(options: &Options) -> Result<()> {
     toolchain::require()?;
     mount_bpffs()?;
     // The lab looks for these beside the test programs.
-    run_command(cargo().args(["build", "--package", "weft", "--package", "tests", "--bins"]))?;
+    run_command(cargo().args(["build", "--release", "--package", "weft", "--package", "tests", "--bins"]))?;
     let mut command = cargo();
     if !is_root() {
         // cargo and nextest both start the test programs with this; building needs no root.
@@ -35,9 +37,9 @@ pub fn run(options: &Options) -> Result<()> {
         command.env(variable, words(&privileged("env")?));
     }
     if find_program("cargo-nextest").is_some() {
-        command.args(["nextest", "run", "--no-fail-fast"]).args(PACKAGES).args(&options.filter);
+        command.args(["nextest", "run", "--release", "--no-fail-fast"]).args(PACKAGES).args(&options.filter);
     } else {
-        command.args(["test", "--no-fail-fast"]).args(PACKAGES).arg("--").args(&options.filter);
+        command.args(["test", "--release", "--no-fail-fast"]).args(PACKAGES).arg("--").args(&options.filter);
     }
     run_command(&mut command)
 }

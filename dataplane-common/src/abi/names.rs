@@ -68,7 +68,7 @@ pub mod map {
 pub mod program {
     /// tc ingress of a container's veth.
     pub const FROM_CONTAINER: &str = "from_container";
-    /// tc egress of a container's veth.
+    /// tc egress of a network's bridge.
     pub const TO_CONTAINER: &str = "to_container";
     /// tc ingress of an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";

@@ -1,4 +1,5 @@
-//! What the kernel's stack or bridge delivers to a container. Fast paths never come here.
+//! What the host's stack sends to containers, at their network's bridge. Fast paths never come here, and neither does what
+//! the bridge forwards from one of its own ports to another.
 
 use dataplane_common::{
     abi::{DeviceRole, DropReason, Path},
@@ -24,8 +25,8 @@ fn way(packet: &Packet) -> Outcome<Verdict> {
     if origin == 0 {
         return Ok(Verdict::Pass(Path::Host));
     }
-    // Bridged within the network: from a member, from a peer's broadcast, or by the bridge itself. Anything else was
-    // routed here from outside, past every published port.
+    // What came in from this very network goes back into it. Anything else was routed here from outside, past every
+    // published port.
     match maps::device(origin) {
         Some(from) if from.role != DeviceRole::UPLINK && from.network == device.network => {
             Ok(Verdict::Pass(Path::SlowPath))

@@ -216,9 +216,9 @@ async fn ensure_one(
     let namespace = reopen(&shape.namespace)?;
     let inside = Netlink::in_namespace(&namespace).await.map_err(text)?;
     let ensured = netlink.ensure_veth(&shape.spec, &namespace, &inside).await.map_err(text)?;
-    for program in [TcProgram::FromContainer, TcProgram::ToContainer] {
-        dataplane.ensure_tc(&shape.spec.name, ensured.ifindex, program).map_err(|error| error.to_string())?;
-    }
+    dataplane
+        .ensure_tc(&shape.spec.name, ensured.ifindex, TcProgram::FromContainer)
+        .map_err(|error| error.to_string())?;
     inside.ensure_loopback_up().await.map_err(text)?;
     ensure_addresses(shape, ensured.container_ifindex, &inside).await.map_err(text)?;
     ensure_routes(shape, ensured.container_ifindex, &inside).await.map_err(text)?;

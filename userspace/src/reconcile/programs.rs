@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{facts::UplinkFact, problem::Problem};
+use super::{facts::UplinkFact, kernel::Kernel, problem::Problem, resolved::ResolvedState};
 use crate::dataplane::{Dataplane, TcProgram};
 
 /// Has the uplinks' programs attached.
@@ -12,6 +12,24 @@ pub fn ensure_uplinks(uplinks: &[UplinkFact], dataplane: &Dataplane, problems: &
             if let Err(error) = dataplane.ensure_tc(&uplink.name, uplink.ifindex, program) {
                 problems.push(Problem::new(format!("uplink {}", uplink.name), error));
             }
+        }
+    }
+}
+
+/// Has the program that guards what the host's stack sends to containers attached to each bridge.
+///
+/// One for each network and not for each container: the kernel waits for a grace period of RCU (14 to 20 ms) whenever a
+/// device gets its first program in a direction, and all that the stack sends to a container passes its bridge.
+pub fn ensure_bridges(
+    state: &ResolvedState,
+    kernel: &Kernel,
+    dataplane: &Dataplane,
+    problems: &mut Vec<Problem>,
+) {
+    for network in state.networks.values() {
+        let Some(bridge) = kernel.link(&network.bridge) else { continue };
+        if let Err(error) = dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::ToContainer) {
+            problems.push(Problem::new(format!("bridge {}", network.bridge), error));
         }
     }
 }

@@ -197,6 +197,7 @@ impl Reconciler {
         if devices::ensure(&state, &uplinks, local, &self.netlink, &kernel, &mut problems).await {
             kernel.read_devices(&self.netlink).await?;
         }
+        programs::ensure_bridges(&state, &kernel, &self.dataplane, &mut problems);
         if full {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
             programs::ensure_host_sockets(&self.dataplane, &mut problems);
@@ -225,6 +226,7 @@ impl Reconciler {
         self.keep_leases()?;
         if full || !superfluous.is_empty() {
             let wanted = facts.veths.values().map(|veth| veth.ifindex);
+            let wanted = wanted.chain(facts.bridges.values().map(|bridge| bridge.ifindex));
             let wanted = wanted.chain(uplinks.iter().map(|uplink| uplink.ifindex)).collect();
             programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
         }
