@@ -3,7 +3,8 @@
 //!
 //! What a test run cannot show, and the lab suites do: the device a redirect leads to (the packet itself is only
 //! recognisable by its MAC addresses), packets longer than a page, and GSO packets with a GSO type (a test run sets
-//! segment size and count, but the type stays 0).
+//! segment size and count, but the type stays 0). Nor does the kernel run a program on IPv4 shorter than its header, and
+//! hooks on sockets have no test run at all.
 
 mod frames;
 mod harness;

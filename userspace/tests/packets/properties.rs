@@ -34,7 +34,7 @@ fn masquerade_and_back() -> Result {
     let payload = prop::collection::vec(any::<u8>(), 0..1400);
     let strategy = (0_u8..4, 1_u16.., 1_u16.., remote, payload.clone(), payload, 2_u8.., any::<u16>());
     with_host(|host| {
-        // A hundred ports would run out: each case is a socket of its own.
+        // Each case is a socket of its own: the pool is as large as can be, and ports are kept where they are free.
         host.change_settings(|settings| (settings.first_port, settings.last_port) = (1, u16::MAX))?;
         let host = RefCell::new(host);
         let mut runner =
