@@ -63,6 +63,17 @@ pub enum Recheck {
     Nothing,
 }
 
+/// The host side of the work.
+#[derive(Debug, Clone, Copy)]
+pub struct Host<'a> {
+    /// To its devices.
+    pub netlink: &'a Netlink,
+    /// What it had when the round began.
+    pub kernel: &'a Kernel,
+    /// Its programs.
+    pub dataplane: &'a Dataplane,
+}
+
 /// An interface that was worked on and whose host side may still be down.
 #[derive(Debug)]
 pub struct Pending {
@@ -93,12 +104,11 @@ impl Containers {
         &mut self,
         state: &ResolvedState,
         uplinks: &[UplinkFact],
-        netlink: &Netlink,
-        kernel: &Kernel,
-        dataplane: &Dataplane,
+        host: Host<'_>,
         recheck: Recheck,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
+        let Host { netlink, kernel, dataplane } = host;
         self.verified.retain(|id, _| state.endpoints.contains_key(id));
         self.failed.clear();
         let mut pending = Vec::new();

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    containers::{Containers, Recheck},
+    containers::{Containers, Host, Recheck},
     devices,
     facts::{DeviceFact, KernelFacts, UplinkFact},
     kernel::Kernel,
@@ -205,10 +205,8 @@ impl Reconciler {
             (Depth::Sample | Depth::Full, Some(moment)) => Recheck::Before(moment),
             _ => Recheck::Nothing,
         };
-        let pending = self
-            .containers
-            .ensure(&state, &uplinks, &self.netlink, &kernel, &self.dataplane, recheck, &mut problems)
-            .await;
+        let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
+        let pending = self.containers.ensure(&state, &uplinks, host, recheck, &mut problems).await;
         if !pending.is_empty() {
             kernel.read_devices(&self.netlink).await?;
         }
