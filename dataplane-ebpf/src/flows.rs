@@ -20,6 +20,10 @@ pub fn find_inside<'a>(inside: &Tuple, parsed: &Parsed, epoch: u32) -> Option<&'
 /// Finds the inside tuple and record of a packet from the other end, and takes note of the packet.
 #[inline(always)]
 pub fn find_outside<'a>(parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
+    // Without ports the tuple says 0, which is a valid identifier of an ICMP query.
+    if !parsed.has_ports {
+        return None;
+    }
     let index = maps::index(&parsed.tuple)?;
     let flow = find(&index.inside, parsed, Direction::FromOutside)?;
     Some((&index.inside, flow))
@@ -27,6 +31,9 @@ pub fn find_outside<'a>(parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
 
 #[inline(always)]
 fn find<'a>(inside: &Tuple, parsed: &Parsed, direction: Direction) -> Option<&'a Flow> {
+    if !parsed.has_ports {
+        return None;
+    }
     if let Some(record) = maps::flow(inside) {
         // SAFETY: a map value; both directions write single fields of it, see `State`.
         let flow = unsafe { &mut *record };

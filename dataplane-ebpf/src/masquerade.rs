@@ -88,12 +88,15 @@ fn route(packet: &Packet, parsed: &Parsed) -> Outcome<u32> {
     match helpers::fib_lookup(packet.skb, &mut lookup, SKIP_NEIGHBOUR) {
         0 => Ok(lookup.ifindex),
         FORWARDING_DISABLED => Err(DropReason::ForwardingDisabled),
+        FRAGMENTATION_NEEDED => Err(DropReason::TooBig),
         _ => Err(DropReason::NoRoute),
     }
 }
 
 /// `BPF_FIB_LKUP_RET_FWD_DISABLED`.
 const FORWARDING_DISABLED: i64 = 5;
+/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: longer than the MTU of the device.
+const FRAGMENTATION_NEEDED: i64 = 8;
 
 /// The external port of an internal socket: the one it has, or a new one (RFC 4787 REQ-1, RFC 5382 REQ-1).
 #[inline(always)]

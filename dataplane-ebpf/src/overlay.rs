@@ -25,6 +25,9 @@ const FIXED_GSO: u64 = 1 << 0;
 /// must know what the headers in front are (kernel commit d01b59c9ae94).
 const ENCAPSULATE: u64 = FIXED_GSO | 1 << 1 | 1 << 4 | 1 << 6 | (Ethernet::LENGTH as u64) << 56;
 
+/// ECN field of a packet that met congestion (RFC 3168 section 5).
+const CONGESTION_EXPERIENCED: u8 = 3;
+
 /// Sends a container's frame to the host of the container it is for.
 #[inline(always)]
 pub fn encapsulate(packet: &Packet, device: &Device, remote: &Remote) -> Outcome<Verdict> {
@@ -111,6 +114,12 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
         || inner_length + Udp::LENGTH + Vxlan::LENGTH + Ethernet::LENGTH > udp_length as usize
     {
         return Err(DropReason::BadEncapsulation);
+    }
+    if packet.read::<Ipv4>(Ethernet::LENGTH)?.type_of_service & CONGESTION_EXPERIENCED
+        == CONGESTION_EXPERIENCED
+    {
+        // The mark belongs on the inner packet, or drops it (RFC 6040 section 4.2): the vxlan device does either.
+        return Ok(Verdict::Pass(Path::SlowPath));
     }
     if packet.is_gso() && inner_ip.protocol == protocol::UDP {
         // `bpf_skb_adjust_room` leaves the tunnel mark in the packet's GSO type. TCP does not look at it, but a UDP

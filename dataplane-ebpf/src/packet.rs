@@ -143,8 +143,10 @@ pub fn parse_ipv4(packet: &Packet, offset: usize, local: Side) -> Outcome<Parsed
         return Err(DropReason::Malformed);
     }
     let total_length = ip.total_length.get() as usize;
-    // A GSO packet beyond 64 KiB (BIG TCP) has total length 0.
-    if total_length < header_length && total_length != 0 || total_length + offset > packet.length() as usize {
+    // A GSO packet beyond 64 KiB (BIG TCP) has total length 0. What is behind the end of any other is padding.
+    let end =
+        if total_length == 0 && packet.is_gso() { packet.length() as usize } else { offset + total_length };
+    if end < offset + header_length || end > packet.length() as usize {
         return Err(DropReason::Malformed);
     }
     let protocol = ip.protocol;
@@ -171,11 +173,16 @@ pub fn parse_ipv4(packet: &Packet, offset: usize, local: Side) -> Outcome<Parsed
     if fragment & Ipv4::OFFSET_MASK != 0 {
         return Ok(parsed);
     }
-    match protocol {
-        protocol::TCP => packet.linearise(parsed.transport + size_of::<Tcp>()),
-        protocol::UDP | protocol::ICMP => packet.linearise(parsed.transport + Udp::LENGTH),
+    let needed = match protocol {
+        protocol::TCP => parsed.transport + size_of::<Tcp>(),
+        protocol::UDP | protocol::ICMP => parsed.transport + Udp::LENGTH,
         _ => return Ok(parsed),
+    };
+    // A first fragment that does not hold the transport header is malformed, too (RFC 1858 section 3.2).
+    if needed > end {
+        return Err(DropReason::Malformed);
     }
+    packet.linearise(needed);
     match protocol {
         protocol::TCP | protocol::UDP => {
             let ports = if protocol == protocol::TCP {

@@ -30,7 +30,7 @@ use dataplane_common::abi::{
 
 pub use error::{Error, Result};
 pub use links::{AttachedProgram, Ensured, TcProgram};
-pub use object::KeptSize;
+pub use object::{KeptSize, object_bytes};
 pub use observe::{Flows, LoadedProgram, MapMemory};
 pub use pinned::{Pinned, in_use};
 pub use ports::{PortSets, publication_prefixes};

@@ -21,6 +21,11 @@ use super::{Error, Result, Sizes};
 /// Built from dataplane-ebpf by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dataplane-ebpf"));
 
+/// The eBPF object of this build, for tests that load it with maps of their own.
+pub fn object_bytes() -> &'static [u8] {
+    OBJECT
+}
+
 /// Maps whose size is configuration. The size of every other map is part of the contract.
 const SIZED: &[&str] = &[
     map::DEVICES,

@@ -1,0 +1,183 @@
+//! from_container to the host itself: published ports through whatever address, and the host's own services.
+
+use std::net::Ipv4Addr;
+
+use dataplane_common::abi::{DropReason, Path, flags};
+use etherparse::IpNumber;
+
+use crate::{
+    Result,
+    frames::{Frame, Socket},
+    host::{Host, TCP, UDP, with_host},
+    topology::{A, B, BACK, C, Container, FRONT, HOST, HOST_2, REMOTE},
+};
+
+/// A container reaches another through a published port, as `seen` by that one, and is answered by the port it asked.
+#[track_caller]
+fn assert_leads(
+    host: &mut Host,
+    client: &Container,
+    to: Socket,
+    server: (&Container, u16),
+    seen: Ipv4Addr,
+) -> Result {
+    let (container, port) = server;
+    let (client_socket, inside) = ((client.address, 40_000), (container.address, port));
+    for _ in 0..2 {
+        let request = Frame::udp(client_socket, to).sent_by(client);
+        let expected = request.clone().source((seen, 40_000)).destination(inside).routed_to(container).hop();
+        host.container_sends(client, &request)?.redirected(Path::HairpinIn, &expected);
+        let answer = Frame::udp(inside, (seen, 40_000)).sent_by(container);
+        let expected = answer.clone().source(to).destination(client_socket).routed_to(client).hop();
+        host.container_sends(container, &answer)?.redirected(Path::HairpinOut, &expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn through_every_address_of_the_host() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 8053, (&C, 53))?;
+        // Also the gateway of a network that the client is not in.
+        for to in [HOST, HOST_2, FRONT.gateway, BACK.gateway] {
+            assert_leads(host, &A, (to, 8053), (&C, 53), A.address)?;
+            host.age_flows(std::time::Duration::from_secs(301))?;
+            host.expire()?;
+        }
+        Ok(())
+    })
+}
+
+/// The server answers its neighbour directly as it believes; weft makes the answer come from the host's port.
+#[test]
+fn to_a_neighbour() -> Result {
+    with_host(|host| {
+        host.publish(UDP, Some(HOST), 8053, (&B, 53))?;
+        assert_leads(host, &A, (HOST, 8053), (&B, 53), A.address)?;
+        // What is no answer stays between neighbours.
+        let other = Frame::udp((B.address, 54), (A.address, 40_000)).macs(B.mac, A.mac);
+        host.container_sends(&B, &other)?.redirected(Path::Bridge, &other);
+        Ok(())
+    })
+}
+
+/// To itself it sees its gateway: its stack would refuse a packet from its own address.
+#[test]
+fn to_itself() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 8053, (&A, 53))?;
+        assert_leads(host, &A, (HOST, 8053), (&A, 53), FRONT.gateway)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn a_connection_byte_by_byte() -> Result {
+    with_host(|host| {
+        host.publish(TCP, None, 8080, (&C, 80))?;
+        let (client, to, server) = ((A.address, 40_000), (HOST, 8080), (C.address, 80));
+        let syn = Frame::syn(client, to).sent_by(&A);
+        host.container_sends(&A, &syn)?
+            .redirected(Path::HairpinIn, &syn.clone().destination(server).routed_to(&C).hop());
+        let syn_ack = Frame::syn(server, client).control(|tcp| tcp.ack = true).sent_by(&C);
+        host.container_sends(&C, &syn_ack)?
+            .redirected(Path::HairpinOut, &syn_ack.clone().source(to).routed_to(&A).hop());
+        assert_eq!((host.confirmed()?.len(), host.unconfirmed()?.len()), (1, 0));
+        let reset = Frame::tcp(client, to).control(|tcp| tcp.rst = true).sent_by(&A);
+        host.container_sends(&A, &reset)?
+            .redirected(Path::HairpinIn, &reset.clone().destination(server).routed_to(&C).hop());
+        Ok(())
+    })
+}
+
+/// A switch for traffic between the world and containers does not stop containers of one host.
+#[test]
+fn without_forwarding() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 8053, (&C, 53))?;
+        for container in [&A, &C] {
+            host.change_flags(container.device, flags::FORWARDING, 0)?;
+        }
+        assert_leads(host, &A, (HOST, 8053), (&C, 53), A.address)
+    })
+}
+
+#[test]
+fn the_host_itself() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        host.publish(UDP, Some(Ipv4Addr::LOCALHOST), 54, (&C, 53))?;
+        for to in [FRONT.gateway, HOST, HOST_2, BACK.gateway] {
+            for frame in [
+                Frame::syn((A.address, 40_000), (to, 53)),
+                Frame::udp((A.address, 40_000), (to, 54)),
+                Frame::echo_request(A.address, to, 1),
+                Frame::echo_reply(A.address, to, 1),
+                Frame::ip(IpNumber::GRE, A.address, to),
+                Frame::ip(IpNumber::UDP, A.address, to).fragment(100, false),
+                Frame::udp((A.address, 40_000), (to, 54)).ttl(1),
+            ] {
+                host.container_sends(&A, &frame.sent_by(&A))?.passed(Path::Host);
+            }
+        }
+        assert!(host.is_empty()?);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_internal_network_has_the_host_but_not_what_it_publishes() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        host.change_flags(A.device, 0, flags::INTERNAL)?;
+        for to in [FRONT.gateway, HOST] {
+            let published = Frame::udp((A.address, 40_000), (to, 53)).sent_by(&A);
+            host.container_sends(&A, &published)?.dropped(DropReason::Internal);
+            let own = Frame::udp((A.address, 40_000), (to, 54)).sent_by(&A);
+            host.container_sends(&A, &own)?.passed(Path::Host);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_a_published_port_refuses() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        host.publish(TCP, None, 80, (&C, 80))?;
+        let udp = Frame::udp((A.address, 40_000), (HOST, 53)).sent_by(&A);
+        let reset = Frame::tcp((A.address, 40_000), (HOST, 80)).control(|tcp| tcp.rst = true).sent_by(&A);
+        host.container_sends(&A, &reset)?.dropped(DropReason::NoFlow);
+        host.container_sends(&A, &udp.clone().fragment(0, true))?.dropped(DropReason::Fragment);
+        host.container_sends(&A, &udp.clone().ttl(1))?.dropped(DropReason::TimeToLive);
+        host.remove_endpoint(&C)?;
+        host.container_sends(&A, &Frame::udp((A.address, 40_001), (HOST, 53)).sent_by(&A))?
+            .dropped(DropReason::NoEndpoint);
+        Ok(())
+    })
+}
+
+#[test]
+fn an_answer_to_a_client_that_has_gone() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        host.container_sends(&A, &Frame::udp((A.address, 40_000), (HOST, 53)).sent_by(&A))?
+            .took(Path::HairpinIn);
+        host.remove_endpoint(&A)?;
+        let answer = Frame::udp((C.address, 53), (A.address, 40_000)).sent_by(&C);
+        host.container_sends(&C, &answer)?.dropped(DropReason::StaleFlow);
+        Ok(())
+    })
+}
+
+/// A port published on the host is the world's business, too: what goes out to the world is not led back.
+#[test]
+fn the_same_port_elsewhere_is_not_ours() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        let frame = Frame::udp((A.address, 25_000), (REMOTE, 53)).sent_by(&A);
+        host.container_sends(&A, &frame)?
+            .redirected(Path::MasqueradeOut, &frame.clone().source((HOST, 25_000)).hop());
+        Ok(())
+    })
+}

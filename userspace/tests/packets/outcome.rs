@@ -1,0 +1,142 @@
+//! What a program did with a packet, and assertions on it.
+
+use std::fmt::Write;
+
+use dataplane_common::abi::{Counter, DropReason, Path};
+
+use crate::frames::Frame;
+
+/// What the program answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// `TCX_NEXT`.
+    Next,
+    /// `TCX_DROP`.
+    Drop,
+    /// `TC_ACT_REDIRECT`, the answer of the redirect helpers.
+    Redirect,
+}
+
+/// What a program did with a packet.
+#[derive(Debug)]
+#[must_use]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// The path whose counter moved.
+    pub path: Option<Path>,
+    /// The drop reason whose counter moved.
+    pub drop: Option<DropReason>,
+    /// By how much the one counter moved; zero if none did.
+    pub counted: Counter,
+    /// What went in and what came out.
+    pub input: Vec<u8>,
+    pub frame: Vec<u8>,
+}
+
+impl Outcome {
+    /// Redirected on this path, as exactly these bytes.
+    #[track_caller]
+    pub fn redirected(self, path: Path, expected: &Frame) {
+        self.redirected_bytes(path, &expected.bytes());
+    }
+
+    #[track_caller]
+    pub fn redirected_bytes(self, path: Path, expected: &[u8]) {
+        self.is(Verdict::Redirect, Some(path), None);
+        assert_bytes(&self.frame, expected);
+        self.counts(1);
+    }
+
+    /// Redirected on this path; how it looks is another test's question.
+    #[track_caller]
+    pub fn took(self, path: Path) {
+        self.is(Verdict::Redirect, Some(path), None);
+    }
+
+    /// Redirected on this path; the bytes are looked at by the caller.
+    #[track_caller]
+    pub fn on_path(self, path: Path) -> Self {
+        self.is(Verdict::Redirect, Some(path), None);
+        self
+    }
+
+    /// Handed on untouched, counted under this path.
+    #[track_caller]
+    pub fn passed(self, path: Path) {
+        self.is(Verdict::Next, Some(path), None);
+        assert_bytes(&self.frame, &self.input);
+        self.counts(1);
+    }
+
+    /// Handed on untouched, counted nowhere.
+    #[track_caller]
+    pub fn ignored(self) {
+        self.is(Verdict::Next, None, None);
+        assert_bytes(&self.frame, &self.input);
+    }
+
+    /// Dropped for this reason, and untouched: a tap behind a drop sees what was sent.
+    #[track_caller]
+    pub fn dropped(self, reason: DropReason) {
+        self.is(Verdict::Drop, None, Some(reason));
+        assert_bytes(&self.frame, &self.input);
+        self.counts(1);
+    }
+
+    /// Counted as so many packets of all the bytes that came in.
+    #[track_caller]
+    pub fn counts_as(self, packets: u64) -> Self {
+        self.counts(packets);
+        self
+    }
+
+    #[track_caller]
+    fn counts(&self, packets: u64) {
+        assert_eq!(self.counted, Counter { packets, bytes: self.input.len() as u64 });
+    }
+
+    #[track_caller]
+    fn is(&self, verdict: Verdict, path: Option<Path>, drop: Option<DropReason>) {
+        assert_eq!(
+            (self.verdict, self.path, self.drop),
+            (verdict, path, drop),
+            "the packet was\n{}",
+            dump(&self.input, &self.input)
+        );
+    }
+
+    /// The source port of what came out, an IPv4 packet without options.
+    pub fn source_port(&self) -> u16 {
+        u16::from_be_bytes([self.frame[34], self.frame[35]])
+    }
+}
+
+/// Compares frames; what differs is marked.
+#[track_caller]
+pub fn assert_bytes(actual: &[u8], expected: &[u8]) {
+    assert!(
+        actual == expected,
+        "{} bytes, not the expected {}; expected, then what came out:\n{}{}",
+        actual.len(),
+        expected.len(),
+        dump(expected, actual),
+        dump(actual, expected)
+    );
+}
+
+/// Sixteen bytes a line; a byte that is not the other's has a mark. Of long frames the headers, and what differs.
+fn dump(bytes: &[u8], other: &[u8]) -> String {
+    const HEADERS: usize = 112;
+    let mut text = String::new();
+    for (start, line) in (0..).step_by(16).zip(bytes.chunks(16)) {
+        let marks = (start..).zip(line).map(|(at, byte)| (byte, other.get(at) != Some(byte)));
+        if start < HEADERS || marks.clone().any(|(_, differs)| differs) {
+            let _ = write!(text, "{start:4}:");
+            for (byte, differs) in marks {
+                let _ = write!(text, " {byte:02x}{}", if differs { '*' } else { ' ' });
+            }
+            text.push('\n');
+        }
+    }
+    text + "\n"
+}
