@@ -3,7 +3,11 @@
 use std::{fs, thread, time::SystemTime};
 
 use anyhow::{Context, Result};
-use nix::sys::utsname::uname;
+use nix::{
+    sched::{CpuSet, sched_getaffinity},
+    sys::utsname::uname,
+    unistd::Pid,
+};
 use serde::Serialize;
 
 /// The machine at the start of a run.
@@ -49,6 +53,14 @@ impl Machine {
             self.processor.as_deref().unwrap_or(&self.architecture)
         )
     }
+}
+
+/// Two CPUs that this process may use, the same one twice if there is no other.
+pub fn two_cpus() -> Result<[usize; 2]> {
+    let allowed = sched_getaffinity(Pid::from_raw(0))?;
+    let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+    let first = cpus.next().context("no CPU is allowed")?;
+    Ok([first, cpus.next_back().unwrap_or(first)])
 }
 
 fn load() -> Result<[f64; 3]> {

@@ -1,4 +1,8 @@
 //! What is measured between a client and a server.
+//!
+//! Both ends of a round trip stay on one CPU: each message then costs exactly what the path costs. Left to the
+//! scheduler, they share a CPU in one run and wake each other from idle across CPUs in the next, which doubles
+//! the time whatever is between them. The ends of a bulk stream have a CPU each.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Path, Variant, topology::Contender, witness::Expected};
+use super::{Path, Variant, machine::two_cpus, topology::Contender, witness::Expected};
 use crate::{Namespace, Process};
 
 /// Port of the echo servers.
@@ -153,7 +157,9 @@ pub fn run(contender: &Contender, kind: Kind, effort: &Effort) -> Result<Vec<Fig
 fn round_trips(contender: &Contender, protocol: &str, effort: &Effort) -> Result<(Vec<Figure>, Expected)> {
     let Contender { client, target, .. } = contender;
     let count = effort.round_trips;
-    let report = client.labtool(&format!("latency {protocol} {target}:{ECHO} --count {count}"))?;
+    let [_, cpu] = two_cpus()?;
+    let report =
+        client.labtool(&format!("latency {protocol} {target}:{ECHO} --count {count} --cpu {cpu}"))?;
     let lost = number(&report, "lost")?;
     ensure!(lost == 0.0, "{lost} of {count} datagrams were lost");
     let [p50, p99] = match protocol {
@@ -170,9 +176,11 @@ fn round_trips(contender: &Contender, protocol: &str, effort: &Effort) -> Result
 fn connections(contender: &Contender, effort: &Effort) -> Result<(Vec<Figure>, Expected)> {
     let Contender { client, target, .. } = contender;
     let seconds = effort.connection_seconds;
+    let [_, cpu] = two_cpus()?;
     // One worker: the next connection begins when the last one has ended, so that the rate is the time it takes.
-    let report = client
-        .labtool(&format!("requests {target}:{REQUESTS} --unlimited --workers 1 --seconds {seconds}"))?;
+    let report = client.labtool(&format!(
+        "requests {target}:{REQUESTS} --unlimited --workers 1 --seconds {seconds} --cpu {cpu}"
+    ))?;
     let (succeeded, failed) = (number(&report, "succeeded")?, number(&report, "failed")?);
     ensure!(failed == 0.0, "{failed} connections failed, {succeeded} did not: {}", report["failures"]);
     let rate = succeeded / number(&report, "seconds")?;
@@ -184,11 +192,15 @@ fn connections(contender: &Contender, effort: &Effort) -> Result<(Vec<Figure>, E
 fn bulk(contender: &Contender, effort: &Effort) -> Result<(Vec<Figure>, Expected)> {
     let Contender { client, server, target, .. } = contender;
     let seconds = effort.bulk_seconds;
+    let [here, there] = two_cpus()?;
     // Answers one test: a server that a broken test has left waiting does not spoil the next.
-    let mut listener = server.spawn(&format!("exec iperf3 --server --one-off --port {IPERF}"))?;
+    let mut listener =
+        server.spawn(&format!("exec iperf3 --server --one-off --affinity {there} --port {IPERF}"))?;
     wait_until_listening(server, &mut listener)?;
     let text = client
-        .check(&format!("exec iperf3 --client {target} --port {IPERF} --time {seconds} --json"))
+        .check(&format!(
+            "exec iperf3 --client {target} --port {IPERF} --time {seconds} --affinity {here} --json"
+        ))
         .context("iperf3")?;
     let report: Value = serde_json::from_str(&text).context("output of iperf3")?;
     let received = &report["end"]["sum_received"];

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Path, Variant,
+    machine::two_cpus,
     measure::{ECHO, REQUESTS, WHOAMI},
     witness::Witness,
 };
@@ -183,9 +184,10 @@ impl Pair {
 
 /// The servers that the measurements need, but iperf3.
 fn serve(namespace: &Namespace) -> Result<Vec<Process>> {
+    let [_, cpu] = two_cpus()?;
     Ok(vec![
-        namespace.serve_echo(ECHO)?,
-        namespace.serve(&format!("request-serve [::]:{REQUESTS}"))?,
+        namespace.serve(&format!("echo-serve [::]:{ECHO} --cpu {cpu}"))?,
+        namespace.serve(&format!("request-serve [::]:{REQUESTS} --cpu {cpu}"))?,
         namespace.serve_whoami(WHOAMI)?,
     ])
 }
