@@ -73,33 +73,34 @@ pub fn may_open(parsed: &Parsed) -> Outcome<()> {
 }
 
 /// Enters a new flow. The record comes first, so that whoever sees the index entry finds the record.
+///
+/// Answers whether the index entry is new; an old one has been counted with its mapping already.
 #[inline(always)]
-pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<()> {
+pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
+    // An earlier container may have left a record under the same tuple: it would be found first, and be stale forever.
+    maps::remove_flow(inside);
     if maps::add_unconfirmed_flow(inside, flow).is_err() {
         return Err(DropReason::FlowTableFull);
     }
     if maps::claim(&flow.outside, index).is_ok() {
-        return Ok(());
+        return Ok(true);
     }
-    match maps::index(&flow.outside) {
-        // Left by a record that was evicted, or made by another CPU for the same flow just now.
-        Some(existing) if existing.inside == *inside => Ok(()),
-        // Left by a flow to another container or of a container that has gone: it is found stale when it is used.
-        Some(existing)
-            if maps::flow(&existing.inside).is_none()
-                && maps::unconfirmed_flow(&existing.inside).is_none() =>
-        {
-            maps::replace_index(&flow.outside, index).map_err(|_| DropReason::FlowTableFull)
-        }
-        Some(_) => {
-            maps::remove_unconfirmed_flow(inside);
-            Err(DropReason::PortsExhausted)
-        }
-        None => {
-            maps::remove_unconfirmed_flow(inside);
-            Err(DropReason::FlowTableFull)
-        }
+    let Some(existing) = maps::index(&flow.outside) else {
+        maps::remove_unconfirmed_flow(inside);
+        return Err(DropReason::FlowTableFull);
+    };
+    // Left by a record that was evicted, or made by another CPU for the same flow just now.
+    if existing.inside == *inside {
+        return Ok(false);
     }
+    if maps::flow(&existing.inside).is_some() || maps::unconfirmed_flow(&existing.inside).is_some() {
+        maps::remove_unconfirmed_flow(inside);
+        return Err(DropReason::PortsExhausted);
+    }
+    // It leads nowhere any more.
+    masquerade::release_mapping(&flow.outside, &existing.inside);
+    maps::replace_index(&flow.outside, index).map_err(|_| DropReason::FlowTableFull)?;
+    Ok(true)
 }
 
 /// Removes a flow whose container has gone, so that its tuples are free for the next packet.

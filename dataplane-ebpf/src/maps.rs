@@ -9,9 +9,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use dataplane_common::abi::{
-    Address, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, HostSocketKey, HostSocketValue, Index,
-    Mapping, MappingKey, Path, Peer, PortSet, Publication, PublicationKey, Remote, Settings, Subnet,
-    SubnetKey, Tuple, VxlanKey,
+    Address, COUNTER_CELLS, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, HostSocketKey,
+    HostSocketValue, Index, Mapping, MappingKey, Path, Peer, PortSet, Publication, PublicationKey, Remote,
+    Settings, Subnet, SubnetKey, Tuple, VxlanKey,
 };
 
 /// Memory for a record that is taken when it is used: a quiet host pays for its containers, not for the maximum.
@@ -48,9 +48,9 @@ static HOST_SOCKETS: LruHashMap<HostSocketKey, HostSocketValue, 16384> = LruHash
 #[btf_map(name = "settings")]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map(name = "counters")]
-static COUNTERS: PerCpuArray<Counter, { Path::COUNT as usize }> = PerCpuArray::new();
+static COUNTERS: PerCpuArray<Counter, COUNTER_CELLS> = PerCpuArray::new();
 #[btf_map(name = "drops")]
-static DROPS: PerCpuArray<Counter, { DropReason::COUNT as usize }> = PerCpuArray::new();
+static DROPS: PerCpuArray<Counter, COUNTER_CELLS> = PerCpuArray::new();
 #[btf_map(name = "scratch")]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 

@@ -64,9 +64,13 @@ pub fn open(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdic
         reserved: [0; 6],
     };
     scratch.index = Index { inside: *inside };
-    if let Err(reason) = flows::open(inside, &scratch.flow, &scratch.index) {
-        release_mapping(&scratch.flow.outside, inside);
-        return Err(reason);
+    match flows::open(inside, &scratch.flow, &scratch.index) {
+        Ok(true) => {}
+        Ok(false) => release_mapping(&scratch.flow.outside, inside),
+        Err(reason) => {
+            release_mapping(&scratch.flow.outside, inside);
+            return Err(reason);
+        }
     }
     leave(packet, parsed, device, &scratch.flow)
 }

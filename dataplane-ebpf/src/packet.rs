@@ -44,6 +44,7 @@ impl Packet {
 
     /// Like [`Self::at`], for writing after the last check: failure is the kernel's.
     #[inline(always)]
+    #[expect(clippy::mut_from_ref, reason = "the packet is the kernel's memory, not this struct's")]
     pub fn write<T>(&self, offset: usize) -> Outcome<&mut T> {
         match self.at::<T>(offset) {
             // SAFETY: as for `read`; the program is the only writer.

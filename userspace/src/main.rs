@@ -1,5 +1,10 @@
 //! The `weft` binary.
 
-fn main() {
-    println!("weft");
+use std::process::ExitCode;
+
+use clap::Parser;
+use weft::cli::{Cli, run};
+
+fn main() -> ExitCode {
+    ExitCode::from(run(Cli::parse()))
 }

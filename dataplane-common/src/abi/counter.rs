@@ -12,6 +12,11 @@ pod! {
     }
 }
 
+/// Entries of `counters` and `drops`. More than there are names today: a new name must not make an upgrade refuse the
+/// pinned map.
+pub const COUNTER_CELLS: usize = 64;
+const _: () = assert!(Path::ALL.len() <= COUNTER_CELLS && DropReason::ALL.len() <= COUNTER_CELLS);
+
 /// Declares an enum whose variants index a per-CPU array and have a name for people.
 macro_rules! indexed {
     ($(#[$meta:meta])* pub enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)* }) => {

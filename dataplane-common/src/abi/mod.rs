@@ -13,7 +13,7 @@ mod names;
 mod published;
 
 pub use address::{Address, MacAddress};
-pub use counter::{Counter, DropReason, Path};
+pub use counter::{COUNTER_CELLS, Counter, DropReason, Path};
 pub use device::{
     Device, DeviceRole, Endpoint, EndpointKey, Peer, Remote, Subnet, SubnetKey, VxlanKey, flags,
 };

@@ -89,18 +89,18 @@ fn ipv4(packet: &Packet, device: &Device) -> Outcome<Verdict> {
 #[inline(always)]
 fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
     // The client of a published port may be a neighbour: then this is the answer that must come from the host's port.
-    if device.flags & flags::PUBLISHED != 0 {
-        if let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch) {
-            return portmap::answer_hairpin(packet, parsed, flow);
-        }
+    if device.flags & flags::PUBLISHED != 0
+        && let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch)
+    {
+        return portmap::answer_hairpin(packet, parsed, flow);
     }
     if let Some(endpoint) = maps::endpoint(device.network, &parsed.tuple.remote) {
         return bridge::deliver(packet, device, endpoint);
     }
-    if device.flags & flags::OVERLAY != 0 {
-        if let Some(remote) = maps::remote(device.network, &parsed.tuple.remote) {
-            return overlay::encapsulate(packet, device, remote);
-        }
+    if device.flags & flags::OVERLAY != 0
+        && let Some(remote) = maps::remote(device.network, &parsed.tuple.remote)
+    {
+        return overlay::encapsulate(packet, device, remote);
     }
     Ok(Verdict::Pass(Path::SlowPath))
 }
@@ -115,10 +115,10 @@ fn host(packet: &Packet, mut parsed: Parsed, device: &Device) -> Outcome<Verdict
     let tuple = &mut parsed.tuple;
     core::mem::swap(&mut tuple.local, &mut tuple.remote);
     core::mem::swap(&mut tuple.local_port, &mut tuple.remote_port);
-    if let Some((inside, flow)) = flows::find_outside(&parsed) {
-        if let Some(verdict) = portmap::enter(packet, &parsed, inside, flow, true)? {
-            return Ok(verdict);
-        }
+    if let Some((inside, flow)) = flows::find_outside(&parsed)
+        && let Some(verdict) = portmap::enter(packet, &parsed, inside, flow, true)?
+    {
+        return Ok(verdict);
     }
     let Parsed { tuple, .. } = &parsed;
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {

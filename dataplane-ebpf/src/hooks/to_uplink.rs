@@ -26,10 +26,10 @@ fn way(packet: &Packet) -> Outcome<Verdict> {
     let Ok(ip) = packet.read::<Ipv4>(Ethernet::LENGTH) else { return Ok(Verdict::Ignore) };
     let source = Address::from_v4_network_order(ip.source.raw());
     // Nearly everything leaves with the uplink's own address.
-    if let Some(device) = maps::device(packet.device()) {
-        if device.address == source {
-            return Ok(Verdict::Ignore);
-        }
+    if let Some(device) = maps::device(packet.device())
+        && device.address == source
+    {
+        return Ok(Verdict::Ignore);
     }
     // The gateway addresses of weft's networks lie in its subnets, too, and are as private.
     match maps::subnet(&source) {

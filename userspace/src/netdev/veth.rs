@@ -33,6 +33,9 @@ pub struct VethSpec {
     ///
     /// An encapsulated packet has to fit the 65,535 bytes of an IPv4 total length with its outer headers.
     pub gso_max_size: Option<u32>,
+    /// The host's end is to be up. `false` leaves it as it is, which is down for a new one: so programs can be
+    /// attached before the first packet passes.
+    pub up: bool,
 }
 
 /// A veth pair that is as it must be.
@@ -57,7 +60,7 @@ impl VethSpec {
             && matches!(link.kind, LinkKind::Veth(_))
             && link.master == Some(self.bridge)
             && link.mtu == self.mtu
-            && link.up
+            && (link.up || !self.up)
             && link.port.is_some_and(|port| port.learning && !port.hairpin && port.isolated == self.isolated)
     }
 
@@ -97,17 +100,16 @@ impl VethSpec {
     }
 
     /// The second request: alias and port flags are ignored in the one that creates the device. The host's end goes
-    /// up only here, so nothing passes before the pair is complete.
+    /// up only here or later, so nothing passes before the pair is complete.
     fn configure_host_end(&self, ifindex: u32) -> LinkMessage {
-        LinkBridgePort::new(ifindex)
+        let message = LinkBridgePort::new(ifindex)
             .alias(&self.alias)
             .mtu(self.mtu)
             .controller(self.bridge)
-            .up()
             .learning(true)
             .hairpin(false)
-            .isolated(self.isolated)
-            .build()
+            .isolated(self.isolated);
+        if self.up { message.up().build() } else { message.build() }
     }
 }
 

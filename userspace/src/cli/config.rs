@@ -1,0 +1,41 @@
+//! `weft config check` and `weft config schema`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::{Failure, Global, Outcome, output};
+use crate::{config, providers::file::load_checked};
+
+/// The file format.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Check files, and that the namespaces they name exist, without applying them.
+    Check {
+        /// A file; several are merged.
+        #[arg(short, long = "file", required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Print the JSON schema of the file format.
+    Schema,
+}
+
+impl Config {
+    pub(super) fn run(&self, global: &Global) -> Outcome {
+        match self {
+            Self::Schema => output::json(&config::json_schema()),
+            Self::Check { files } => match load_checked(files) {
+                Ok(_) if global.output == output::Format::Json => {
+                    output::json(&serde_json::json!({ "state": "good", "errors": [] }))
+                }
+                Ok(_) => Ok(()),
+                Err(errors) => {
+                    if global.output == output::Format::Json {
+                        output::json(&serde_json::json!({ "state": "bad", "errors": errors }))?;
+                    }
+                    Err(Failure::bad_files(&errors))
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! `weft daemon`.
+
+use std::{io, path::PathBuf};
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, Global, Outcome, absolute};
+use crate::daemon;
+
+/// Runs the daemon.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// A file that declares networks and services; several are merged.
+    #[arg(short, long = "file", required = true)]
+    files: Vec<PathBuf>,
+}
+
+impl Daemon {
+    pub(super) fn run(&self, global: &Global) -> Outcome {
+        let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).init();
+        let options = daemon::Options {
+            files: absolute(&self.files)?,
+            state_dir: global.state_dir.clone(),
+            bpf_dir: global.bpf_dir.clone(),
+            socket: global.socket.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        runtime.block_on(daemon::run(options)).map_err(|error| match error {
+            daemon::Error::BadInput(_) => Failure::BadInput(error.to_string()),
+            other => Failure::Failed(other.to_string()),
+        })
+    }
+}

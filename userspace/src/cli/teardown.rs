@@ -1,0 +1,123 @@
+//! `weft teardown`: removes everything weft has made here, with or without a daemon, and says all that failed.
+
+use std::{
+    fs, io,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::{Failure, Global, Outcome};
+use crate::{
+    control::{
+        client::{self, ask},
+        protocol::Request,
+    },
+    dataplane,
+    netdev::{self, Link, Netlink},
+    reconcile::{
+        leases::Store,
+        names::{self, Owner},
+        sysctls,
+    },
+};
+
+/// How long a daemon that was asked to end may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(super) fn run(global: &Global) -> Outcome {
+    match ask(&global.socket, &Request::Shutdown) {
+        Ok(_) | Err(client::Error::NotRunning(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    wait_until_ended(&global.bpf_dir)?;
+    let mut errors = Vec::new();
+    // Devices before programs: no packet of a container may pass without them.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Err(error) = runtime.block_on(remove_devices(&mut errors)) {
+        errors.push(error.to_string());
+    }
+    if let Err(error) = dataplane::teardown(&global.bpf_dir) {
+        errors.push(error.to_string());
+    }
+    let store = Store::new(&global.state_dir);
+    match store.load() {
+        Ok(Some(leases)) => errors.extend(sysctls::restore(&leases)),
+        Ok(None) => {}
+        Err(error) => errors.push(error.to_string()),
+    }
+    // The leases hold what the settings were: they stay until everything else is done, for another try.
+    if errors.is_empty() {
+        if let Err(error) = store.remove() {
+            errors.push(error.to_string());
+        }
+        remove_directory(&global.state_dir, &mut errors);
+    }
+    remove_socket(&global.socket, &mut errors);
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Failed(format!("not everything could be removed:\n{}", errors.join("\n"))))
+    }
+}
+
+fn wait_until_ended(bpf_dir: &Path) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    while dataplane::in_use(bpf_dir)? {
+        if Instant::now() > deadline {
+            return Err(Failure::Failed(format!(
+                "a weft daemon that does not listen on the control socket uses {}; stop it, or name its --socket",
+                bpf_dir.display()
+            )));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+async fn remove_devices(errors: &mut Vec<String>) -> netdev::Result<()> {
+    let netlink = Netlink::new()?;
+    let mut links: Vec<(bool, Link)> = netlink
+        .links()
+        .await?
+        .into_iter()
+        .filter_map(|link| {
+            let owner = names::owner(link.alias.as_deref()?)?;
+            Some((matches!(owner, Owner::Network(_)), link))
+        })
+        .collect();
+    // Containers' interfaces, then what they were connected to.
+    links.sort_by_key(|(of_network, link)| (*of_network, link.ifindex));
+    for (_, link) in links {
+        let Some(alias) = &link.alias else { continue };
+        if let Err(error) = netlink.remove_link(&link.name, alias).await {
+            errors.push(error.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn remove_socket(socket: &Path, errors: &mut Vec<String>) {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            errors.push(format!("cannot remove {}: {error}", socket.display()));
+        }
+        _ => {}
+    }
+    // Only the directory that weft makes by default; another one may be anybody's.
+    if let Some(directory) = socket.parent().filter(|directory| *directory == Path::new("/run/weft")) {
+        remove_directory(directory, errors);
+    }
+}
+
+/// Removes a directory if it is empty; what others put there keeps it.
+fn remove_directory(directory: &Path, errors: &mut Vec<String>) {
+    match fs::remove_dir(directory) {
+        Err(error)
+            if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
+        {
+            errors.push(format!("cannot remove {}: {error}", directory.display()));
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,131 @@
+//! Answers to the command line.
+
+use std::path::PathBuf;
+
+use super::owner::{Owner, located};
+use crate::{
+    control::protocol::{Reply, Request},
+    dataplane, observe,
+    observe::{ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView},
+    providers::file,
+    reconcile::{changes, sysctls},
+};
+
+impl Owner {
+    /// Answers one request.
+    pub async fn answer(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Status => match self.status() {
+                Ok(status) => Reply::Status(Box::new(status)),
+                Err(error) => Reply::Failed(error.to_string()),
+            },
+            Request::Networks => Reply::Networks(observe::networks(self.applied())),
+            Request::Endpoints => Reply::Endpoints(observe::endpoints(self.applied(), &self.desired.state)),
+            Request::Ports => Reply::Ports(observe::ports(self.applied())),
+            Request::Plan { files } => self.plan(&files).await,
+            Request::Apply { files } => self.apply(files).await,
+            Request::Reload => {
+                let before = self.state().clone();
+                self.reload().await;
+                if self.errors.is_empty() {
+                    self.changes_since(&before)
+                } else {
+                    Reply::BadInput(self.errors.clone())
+                }
+            }
+            Request::Shutdown => Reply::Ending,
+        }
+    }
+
+    async fn plan(&mut self, files: &[PathBuf]) -> Reply {
+        let loaded = match file::load_checked(files) {
+            Ok(loaded) => loaded,
+            Err(errors) => return Reply::BadInput(errors),
+        };
+        match self.reconciler.preview(&loaded.state).await {
+            Ok(state) => Reply::Changes {
+                changes: changes::between(self.state(), &state),
+                problems: located(&loaded, state.problems),
+            },
+            Err(error) => Reply::Failed(error.to_string()),
+        }
+    }
+
+    async fn apply(&mut self, files: Vec<PathBuf>) -> Reply {
+        let loaded = match file::load_checked(&files) {
+            Ok(loaded) => loaded,
+            Err(errors) => return Reply::BadInput(errors),
+        };
+        let before = self.state().clone();
+        self.adopt(files, loaded).await;
+        self.changes_since(&before)
+    }
+
+    fn changes_since(&self, before: &crate::reconcile::resolved::ResolvedState) -> Reply {
+        Reply::Changes { changes: changes::between(before, self.state()), problems: self.problems() }
+    }
+
+    fn status(&self) -> dataplane::Result<StatusView> {
+        let applied = self.applied();
+        let dataplane = &self.reconciler.dataplane;
+        let attached = dataplane.attached()?;
+        let programs = dataplane.programs()?.into_iter().map(|program| ProgramView {
+            attached: attached.iter().filter(|link| link.live && link.program == program.name).count(),
+            name: program.name,
+            id: program.id,
+            verified_instructions: program.verified_instructions,
+            jited_bytes: program.jited_bytes,
+        });
+        let maps = dataplane.memory()?.into_iter().map(|map| MapView {
+            name: map.name.to_owned(),
+            kind: map.kind,
+            max_entries: map.max_entries,
+            bytes: map.bytes,
+        });
+        let uplinks = applied.facts.uplinks.iter().map(|uplink| UplinkView {
+            name: uplink.name.clone(),
+            ifindex: uplink.ifindex,
+            address: uplink.address,
+            mtu: uplink.mtu,
+        });
+        let sysctls = self.reconciler.leases().sysctls.iter().map(|(name, before)| SysctlView {
+            name: name.clone(),
+            before: before.clone(),
+            now: sysctls::current(name).unwrap_or_else(|error| error.to_string()),
+        });
+        Ok(StatusView {
+            running: true,
+            pid: Some(std::process::id()),
+            config: ConfigView {
+                state: if self.errors.is_empty() { "good" } else { "bad" }.to_owned(),
+                files: self.files.clone(),
+                errors: self.errors.clone(),
+            },
+            uplinks: uplinks.collect(),
+            forwarding: self.forwarding(),
+            masquerade_ports: Some(self.reconciler.masquerade_ports()),
+            problems: self.problems(),
+            sysctls: sysctls.collect(),
+            programs: programs.collect(),
+            maps: maps.collect(),
+            counters: observe::counters(&dataplane.counters()?),
+            drops: observe::drops(&dataplane.drops()?),
+        })
+    }
+
+    fn forwarding(&self) -> ForwardingView {
+        let facts = &self.applied().facts;
+        let reason = if !facts.forwarding {
+            Some(
+                "net.ipv4.ip_forward is 0: containers cannot reach the world, nor the world their published \
+                 ports. Switch it on with: sysctl -w net.ipv4.ip_forward=1"
+                    .to_owned(),
+            )
+        } else if facts.uplinks.iter().all(|uplink| uplink.address.is_none()) {
+            Some("no uplink has an IPv4 address; see the problems".to_owned())
+        } else {
+            None
+        };
+        ForwardingView { enabled: facts.forwarding, reason }
+    }
+}

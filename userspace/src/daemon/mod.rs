@@ -1,0 +1,196 @@
+//! `weft daemon`: one task owns all state and does one thing at a time; everything else only tells it something.
+
+mod answer;
+mod owner;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Instant, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use crate::{
+    control::{protocol::Reply, server::Server},
+    dataplane,
+    netdev::{self, Change, Event, Monitor, Scope},
+    providers::file::{self, FileError, Watch},
+    reconcile::{self, Depth},
+};
+
+use owner::Owner;
+
+/// Everything is compared with the kernel at least this often.
+const FULL: Duration = Duration::from_secs(10);
+/// Some interfaces are looked at this often.
+const SAMPLE: Duration = Duration::from_secs(2);
+/// Expired flows are removed this often.
+const EXPIRE: Duration = Duration::from_secs(1);
+/// Kernel events come in bursts: this long after the first one the state is read.
+const EVENTS: Duration = Duration::from_millis(20);
+/// The same for files: an editor writes, renames and sets the mode.
+const FILES: Duration = Duration::from_millis(50);
+
+/// What the daemon is started with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The files that declare the state.
+    pub files: Vec<PathBuf>,
+    /// Where choices are kept.
+    pub state_dir: PathBuf,
+    /// Where maps and links are pinned.
+    pub bpf_dir: PathBuf,
+    /// The control socket.
+    pub socket: PathBuf,
+}
+
+/// Why the daemon could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The files are wrong.
+    #[error("{}", lines(.0))]
+    BadInput(Vec<FileError>),
+    /// The control socket cannot be served.
+    #[error("cannot serve {}: {source}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The files cannot be watched.
+    #[error("cannot watch the files: {0}")]
+    Watch(#[from] notify::Error),
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The kernel cannot be listened to.
+    #[error(transparent)]
+    Netlink(#[from] netdev::Error),
+    /// The first state could not be applied.
+    #[error(transparent)]
+    Reconcile(#[from] reconcile::Error),
+}
+
+fn lines(errors: &[FileError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Runs until it is told to end. The dataplane goes on without it.
+pub async fn run(options: Options) -> Result<(), Error> {
+    // From here on a signal ends the daemon in order, also while it starts.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let loaded = file::load(&options.files).map_err(Error::BadInput)?;
+    let mut server = Server::listen(&options.socket)
+        .map_err(|source| Error::Socket { path: options.socket.clone(), source })?;
+    // Both before anything is read: what changes from now on is heard of.
+    let mut monitor = Monitor::new(Scope::OwnAndNumbered)?;
+    let mut watch = Watch::new(&options.files)?;
+    let mut sizes = dataplane::Sizes::default();
+    if let Some(max_flows) = loaded.state.host.max_flows {
+        sizes.max_flows = max_flows;
+    }
+    let dataplane = dataplane::Options { bpf_dir: options.bpf_dir.clone(), cgroup: None, sizes };
+    let mut owner = Owner::open(&options.state_dir, &dataplane, options.files.clone(), loaded).await?;
+    owner.first_round().await?;
+    announce()?;
+
+    let start = Instant::now();
+    let mut full = ticks(start, FULL);
+    let mut sample = ticks(start, SAMPLE);
+    let mut expire = ticks(start, EXPIRE);
+    let mut round_at: Option<Instant> = None;
+    let mut reload_at: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            // Ending comes first, then the question; work that is due anyway can wait for both.
+            biased;
+            () = ended(&mut terminate, &mut interrupt) => return Ok(()),
+            Some((request, reply)) = server.next() => {
+                let answer = owner.answer(request).await;
+                let ending = matches!(answer, Reply::Ending);
+                // A client that has gone away needs no answer.
+                let _ = reply.send(answer);
+                if ending {
+                    // The answer has to leave before the runtime does.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    return Ok(());
+                }
+                if owner.take_files_changed() {
+                    watch = Watch::new(owner.files())?;
+                }
+            }
+            event = monitor.next() => {
+                if concerns(&mut owner, event?) {
+                    round_at.get_or_insert_with(|| Instant::now() + EVENTS);
+                }
+            }
+            () = watch.changed() => {
+                reload_at.get_or_insert_with(|| Instant::now() + FILES);
+            }
+            () = at(reload_at) => {
+                reload_at = None;
+                owner.reload().await;
+            }
+            () = at(round_at) => {
+                round_at = None;
+                owner.round(Depth::Changes).await;
+            }
+            _ = full.tick() => owner.round(Depth::Full).await,
+            _ = sample.tick() => owner.round(Depth::Sample).await,
+            _ = expire.tick() => owner.expire_flows(),
+        }
+    }
+}
+
+fn ticks(start: Instant, period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval_at(start + period, period);
+    // After a long round one tick is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Scripts wait for this line.
+fn announce() -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "ready")?;
+    stdout.flush()
+}
+
+/// Whether an event may mean work.
+fn concerns(owner: &mut Owner, event: Event) -> bool {
+    match event.change {
+        // Learned and resolved entries come and go by themselves.
+        Change::Neighbour { notable: false, .. } | Change::Forwarding { notable: false, .. } => return false,
+        Change::Resync => owner.doubt_all(),
+        _ => {}
+    }
+    if let Some(namespace_id) = event.namespace_id {
+        // A container's own neighbour cache is its own business.
+        if matches!(event.change, Change::Neighbour { .. } | Change::Forwarding { .. }) {
+            return false;
+        }
+        owner.doubt(namespace_id);
+    }
+    true
+}

@@ -1,0 +1,178 @@
+//! The owner of all state: what is desired, and the reconciler that makes it so.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    config::Loaded,
+    dataplane,
+    providers::file::{self, FileError},
+    reconcile::{self, Applied, Depth, Reconciler, problem::Problem, resolved::ResolvedState},
+};
+
+/// Everything the daemon knows.
+#[derive(Debug)]
+pub struct Owner {
+    pub(super) reconciler: Reconciler,
+    pub(super) files: Vec<PathBuf>,
+    files_changed: bool,
+    pub(super) desired: Loaded,
+    /// What is wrong with the files now; the state is then the last good one.
+    pub(super) errors: Vec<FileError>,
+    /// Why the last round as a whole, or the expiry of flows, failed.
+    failure: Option<String>,
+    expiry_failure: Option<String>,
+}
+
+impl Owner {
+    /// Takes over what an earlier daemon left.
+    pub async fn open(
+        state_dir: &Path,
+        options: &dataplane::Options,
+        files: Vec<PathBuf>,
+        desired: Loaded,
+    ) -> Result<Self, reconcile::Error> {
+        let reconciler = Reconciler::open(state_dir, options).await?;
+        for kept in reconciler.dataplane.kept_sizes() {
+            tracing::warn!(
+                map = kept.map,
+                kept = kept.kept,
+                wanted = kept.wanted,
+                "the map keeps its size, for its content; teardown makes room for another"
+            );
+        }
+        Ok(Self {
+            reconciler,
+            files,
+            files_changed: false,
+            desired,
+            errors: Vec::new(),
+            failure: None,
+            expiry_failure: None,
+        })
+    }
+
+    /// The first round, whose failure ends the daemon.
+    pub async fn first_round(&mut self) -> Result<(), reconcile::Error> {
+        self.reconciler.round(&self.desired.state, Depth::Full).await?;
+        self.log_problems(&[]);
+        Ok(())
+    }
+
+    /// A round; what fails is kept for `status` and tried again.
+    pub async fn round(&mut self, depth: Depth) {
+        let before = self.reconciler.applied().problems.clone();
+        match self.reconciler.round(&self.desired.state, depth).await {
+            Ok(()) => self.failure = None,
+            Err(error) => {
+                let text = error.to_string();
+                if self.failure.as_ref() != Some(&text) {
+                    tracing::error!(error = text, "the state could not be applied; trying again");
+                }
+                self.failure = Some(text);
+            }
+        }
+        self.log_problems(&before);
+    }
+
+    fn log_problems(&self, before: &[Problem]) {
+        let now = &self.reconciler.applied().problems;
+        for problem in now.iter().filter(|problem| !before.contains(problem)) {
+            tracing::warn!(object = problem.object, reason = problem.reason, "not as declared");
+        }
+        for problem in before.iter().filter(|problem| !now.contains(problem)) {
+            tracing::info!(object = problem.object, "no longer a problem");
+        }
+    }
+
+    /// Reads the files again. Bad ones change nothing.
+    pub async fn reload(&mut self) {
+        match file::load(&self.files) {
+            Ok(loaded) => {
+                self.errors.clear();
+                if loaded != self.desired {
+                    tracing::info!("the files have changed");
+                    self.desired = loaded;
+                    self.round(Depth::Changes).await;
+                }
+            }
+            Err(errors) => {
+                for error in &errors {
+                    tracing::error!(%error, "bad file; the last good state stays");
+                }
+                self.errors = errors;
+            }
+        }
+    }
+
+    /// Takes other files as the state.
+    pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, loaded: Loaded) {
+        self.files_changed = self.files != files;
+        self.files = files;
+        self.desired = loaded;
+        self.errors.clear();
+        self.round(Depth::Changes).await;
+    }
+
+    /// The files that declare the state.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Whether other files are to be watched than before; asked once.
+    pub fn take_files_changed(&mut self) -> bool {
+        std::mem::take(&mut self.files_changed)
+    }
+
+    /// Removes expired flow records.
+    pub fn expire_flows(&mut self) {
+        let result = tokio::task::block_in_place(|| self.reconciler.dataplane.expire_flows());
+        self.expiry_failure = result.err().map(|error| {
+            let text = error.to_string();
+            if self.expiry_failure.as_ref() != Some(&text) {
+                tracing::error!(error = text, "expired flows could not be removed");
+            }
+            text
+        });
+    }
+
+    /// Something changed in a container's namespace.
+    pub fn doubt(&mut self, namespace_id: i32) {
+        self.reconciler.doubt(namespace_id);
+    }
+
+    /// Events were lost.
+    pub fn doubt_all(&mut self) {
+        self.reconciler.doubt_all();
+    }
+
+    pub(super) fn applied(&self) -> &Applied {
+        self.reconciler.applied()
+    }
+
+    /// What is not as declared, with the places in the files.
+    pub(super) fn problems(&self) -> Vec<Problem> {
+        let whole = self.failure.iter().map(|reason| Problem::new("the state as a whole", reason));
+        let expiry = self.expiry_failure.iter().map(|reason| Problem::new("expiry of flows", reason));
+        whole.chain(expiry).chain(self.located(self.applied().problems.clone())).collect()
+    }
+
+    fn located(&self, problems: Vec<Problem>) -> Vec<Problem> {
+        located(&self.desired, problems)
+    }
+
+    /// The state last applied.
+    pub(super) fn state(&self) -> &ResolvedState {
+        &self.applied().state
+    }
+}
+
+/// Adds where in the files a container is declared.
+pub(super) fn located(loaded: &Loaded, mut problems: Vec<Problem>) -> Vec<Problem> {
+    for problem in &mut problems {
+        let mut words = problem.object.split_whitespace();
+        let container = words.by_ref().find(|word| *word == "container").and_then(|_| words.next());
+        problem.at =
+            container.and_then(|container| loaded.source_of_service(container)).map(ToOwned::to_owned);
+    }
+    problems
+}

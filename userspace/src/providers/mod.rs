@@ -1,0 +1,3 @@
+//! Sources of the desired state.
+
+pub mod file;

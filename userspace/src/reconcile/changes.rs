@@ -1,0 +1,134 @@
+//! The difference between two states as lines for people: `+` new, `~` changed, `-` gone.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ports::key, resolved::ResolvedState};
+
+/// What happens to an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// It is made.
+    Add,
+    /// It is changed.
+    Change,
+    /// It is removed.
+    Remove,
+}
+
+/// One line of a dry run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happens.
+    pub action: Action,
+    /// To what.
+    pub object: String,
+    /// What it is then; for a change, what it was before and is then.
+    pub detail: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = match self.action {
+            Action::Add => '+',
+            Action::Change => '~',
+            Action::Remove => '-',
+        };
+        write!(out, "{sign} {} {}", self.object, self.detail)
+    }
+}
+
+/// What has to be done to come from one state to the other.
+pub fn between(before: &ResolvedState, after: &ResolvedState) -> Vec<Change> {
+    let (before, after) = (describe(before), describe(after));
+    let mut changes = Vec::new();
+    for (object, detail) in &after {
+        match before.get(object) {
+            None => changes.push(change(Action::Add, object, detail.clone())),
+            Some(old) if old != detail => {
+                changes.push(change(Action::Change, object, format!("{old} -> {detail}")));
+            }
+            Some(_) => {}
+        }
+    }
+    for (object, detail) in before.iter().filter(|(object, _)| !after.contains_key(*object)) {
+        changes.push(change(Action::Remove, object, detail.clone()));
+    }
+    changes
+}
+
+fn change(action: Action, object: &str, detail: String) -> Change {
+    Change { action, object: object.to_owned(), detail }
+}
+
+fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
+    let mut objects = BTreeMap::new();
+    for (name, network) in &state.networks {
+        let mut words = vec![network.subnet.to_string(), format!("gateway {}", network.gateway)];
+        words.extend(network.vni().map(|vni| format!("vni {vni}")));
+        words.extend(network.mtu.map(|mtu| format!("mtu {mtu}")));
+        for (set, word) in [
+            (network.internal, "internal"),
+            (!network.inter_container, "isolated-members"),
+            (!network.masquerade, "no-masquerade"),
+        ] {
+            words.extend(set.then(|| word.to_owned()));
+        }
+        words.push(format!("on {}", network.bridge));
+        objects.insert(format!("network {name}"), words.join(" "));
+    }
+    for (id, endpoint) in &state.endpoints {
+        let route = if endpoint.default_route { " default-route" } else { "" };
+        let missing = if endpoint.namespace.is_none() { " (namespace missing)" } else { "" };
+        let detail = format!("{} {} {}{route}{missing}", endpoint.address, endpoint.mac, endpoint.interface);
+        objects.insert(format!("endpoint {id}"), detail);
+    }
+    for publication in &state.publications {
+        let target = format!("-> {} {}:{}", publication.endpoint, publication.address, publication.container_ports);
+        objects.insert(format!("port {}", key(publication)), target);
+    }
+    for remote in &state.remotes {
+        let detail = format!("{} {} behind {}", remote.address, remote.mac, remote.vtep);
+        objects.insert(format!("remote {}/{}", remote.network, remote.name), detail);
+    }
+    objects
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reconcile::resolved::ResolvedNetwork;
+
+    fn state(gateway: [u8; 4]) -> Option<ResolvedState> {
+        let mut state = ResolvedState::default();
+        let network = ResolvedNetwork {
+            number: 1,
+            driver: crate::model::Driver::Bridge,
+            subnet: "10.10.0.0/24".parse().ok()?,
+            gateway: gateway.into(),
+            internal: false,
+            inter_container: true,
+            masquerade: true,
+            mtu: None,
+            bridge: "br-front".into(),
+            vxlan: None,
+        };
+        state.networks.insert("front".into(), network);
+        Some(state)
+    }
+
+    #[test]
+    fn differences_are_lines() {
+        let lines = |before: &ResolvedState, after: &ResolvedState| -> Vec<String> {
+            between(before, after).iter().map(ToString::to_string).collect()
+        };
+        let nothing = ResolvedState::default();
+        let (Some(one), Some(other)) = (state([10, 10, 0, 1]), state([10, 10, 0, 2])) else { panic!("literal") };
+        assert_eq!(lines(&nothing, &one), ["+ network front 10.10.0.0/24 gateway 10.10.0.1 on br-front"]);
+        assert_eq!(lines(&one, &nothing), ["- network front 10.10.0.0/24 gateway 10.10.0.1 on br-front"]);
+        assert_eq!(lines(&one, &one), Vec::<String>::new());
+        assert!(lines(&one, &other)[0].starts_with("~ network front 10.10.0.0/24 gateway 10.10.0.1 on br-front -> "));
+    }
+}

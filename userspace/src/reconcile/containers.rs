@@ -1,0 +1,255 @@
+//! Containers' interfaces: the veth pair, and inside the namespace its address and the default route.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    time::Instant,
+};
+
+use ipnetwork::IpNetwork;
+
+use super::{
+    devices::mtu,
+    facts::UplinkFact,
+    kernel::Kernel,
+    names,
+    namespaces::reopen,
+    problem::Problem,
+    resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedNetwork, ResolvedState},
+};
+use crate::{
+    dataplane::{Dataplane, TcProgram},
+    netdev::{Link, LinkKind, Netlink, Route, VethPeer, VethSpec},
+};
+
+/// Largest segment of a container in an overlay: with its outer headers it has to fit the 65,535 bytes of an IPv4
+/// packet. 65,535 less 50 of encapsulation and less 14 + 4 of inner Ethernet and VLAN headers.
+const OVERLAY_GSO_MAX_SIZE: u32 = 65_467;
+
+/// All interfaces are looked at in this many rounds.
+const PARTS: usize = 4;
+
+/// What an interface was when it was last looked at as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shape {
+    spec: VethSpec,
+    address: IpNetwork,
+    default_gateway: Option<IpAddr>,
+    namespace: FoundNamespace,
+}
+
+#[derive(Debug)]
+struct Verified {
+    ifindex: u32,
+    peer: Option<VethPeer>,
+    shape: Shape,
+    at: Instant,
+}
+
+/// Interfaces that were found right, so that a round works only on the others.
+#[derive(Debug, Default)]
+pub struct Containers {
+    verified: HashMap<EndpointId, Verified>,
+    /// Interfaces that could not be made right in the last round.
+    failed: BTreeSet<EndpointId>,
+}
+
+/// Which interfaces to look at although nothing is known to have changed.
+#[derive(Debug, Clone, Copy)]
+pub enum Recheck {
+    /// Some of those that were not looked at since; the others have their turn in the next rounds.
+    Before(Instant),
+    /// None.
+    Nothing,
+}
+
+/// An interface that was worked on and whose host side may still be down.
+#[derive(Debug)]
+pub struct Pending {
+    id: EndpointId,
+    device: String,
+}
+
+impl Containers {
+    /// Something changed in the namespace with this number, or in one that is not known: look again.
+    pub fn doubt(&mut self, namespace_id: i32) {
+        self.verified
+            .retain(|_, verified| verified.peer.is_some_and(|peer| peer.namespace_id != Some(namespace_id)));
+    }
+
+    /// Look at everything again.
+    pub fn doubt_all(&mut self) {
+        self.verified.clear();
+    }
+
+    /// The interfaces that are not right.
+    pub fn failed(&self) -> &BTreeSet<EndpointId> {
+        &self.failed
+    }
+
+    /// Makes all interfaces exist with their programs attached. New host sides are left down: call
+    /// [`Self::bring_up`] when the maps are filled.
+    pub async fn ensure(
+        &mut self,
+        state: &ResolvedState,
+        uplinks: &[UplinkFact],
+        netlink: &Netlink,
+        kernel: &Kernel,
+        dataplane: &Dataplane,
+        recheck: Recheck,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Pending> {
+        self.verified.retain(|id, _| state.endpoints.contains_key(id));
+        self.failed.clear();
+        let mut pending = Vec::new();
+        let due = self.due(recheck);
+        for (id, endpoint) in &state.endpoints {
+            let Some(network) = state.networks.get(&id.network) else { continue };
+            let Some(bridge) = kernel.link(&network.bridge) else {
+                // The network's own problem says why.
+                self.failed.insert(id.clone());
+                continue;
+            };
+            let Some(shape) = shape(id, endpoint, network, bridge, uplinks) else {
+                self.failed.insert(id.clone());
+                continue;
+            };
+            if !due.contains(id) && self.is_verified(id, &shape, kernel) {
+                continue;
+            }
+            match ensure_one(&shape, netlink, dataplane).await {
+                Ok((ifindex, peer)) => {
+                    self.verified
+                        .insert(id.clone(), Verified { ifindex, peer, shape: shape.clone(), at: Instant::now() });
+                    pending.push(Pending { id: id.clone(), device: shape.spec.name });
+                }
+                Err(reason) => {
+                    self.verified.remove(id);
+                    self.failed.insert(id.clone());
+                    let object = format!("container {} in network {}", id.container, id.network);
+                    problems.push(Problem::new(object, reason));
+                }
+            }
+        }
+        pending
+    }
+
+    /// The interfaces whose turn it is: the longest not looked at, a part of all, so that the work of looking into a
+    /// thousand namespaces is spread over time.
+    fn due(&self, recheck: Recheck) -> HashSet<EndpointId> {
+        let Recheck::Before(moment) = recheck else { return HashSet::new() };
+        let old = self.verified.iter().filter(|(_, verified)| verified.at < moment);
+        let mut old: Vec<(Instant, &EndpointId)> = old.map(|(id, verified)| (verified.at, id)).collect();
+        old.sort_unstable();
+        old.into_iter().take(self.verified.len() / PARTS + 1).map(|(_, id)| id.clone()).collect()
+    }
+
+    fn is_verified(&self, id: &EndpointId, shape: &Shape, kernel: &Kernel) -> bool {
+        let Some(verified) = self.verified.get(id) else { return false };
+        let link = kernel.link(&shape.spec.name);
+        verified.shape == *shape
+            && link.is_some_and(|link| {
+                link.ifindex == verified.ifindex
+                    && link.up
+                    && shape.spec.is_satisfied_by(link)
+                    && matches!(link.kind, LinkKind::Veth(peer) if peer == verified.peer)
+            })
+    }
+
+    /// Sets the host sides up, now that every packet meets its programs and the programs find their maps filled.
+    pub async fn bring_up(&mut self, pending: &[Pending], netlink: &Netlink, problems: &mut Vec<Problem>) {
+        for Pending { id, device } in pending {
+            if let Err(error) = netlink.ensure_link_up(device).await {
+                self.verified.remove(id);
+                self.failed.insert(id.clone());
+                let object = format!("container {} in network {}", id.container, id.network);
+                problems.push(Problem::new(object, error));
+            }
+        }
+    }
+}
+
+fn shape(
+    id: &EndpointId,
+    endpoint: &ResolvedEndpoint,
+    network: &ResolvedNetwork,
+    bridge: &Link,
+    uplinks: &[UplinkFact],
+) -> Option<Shape> {
+    let spec = VethSpec {
+        name: endpoint.device.clone(),
+        alias: names::endpoint_alias(&id.network, &id.container),
+        bridge: bridge.ifindex,
+        mtu: mtu(network, uplinks),
+        isolated: !network.inter_container,
+        container_name: endpoint.interface.clone(),
+        container_mac_address: endpoint.mac,
+        gso_max_size: network.vxlan.is_some().then_some(OVERLAY_GSO_MAX_SIZE),
+        up: false,
+    };
+    Some(Shape {
+        spec,
+        address: IpNetwork::V4(endpoint.address),
+        default_gateway: endpoint.default_route.then_some(IpAddr::V4(network.gateway)),
+        namespace: endpoint.namespace.clone()?,
+    })
+}
+
+async fn ensure_one(
+    shape: &Shape,
+    netlink: &Netlink,
+    dataplane: &Dataplane,
+) -> Result<(u32, Option<VethPeer>), String> {
+    let text = |error: crate::netdev::Error| error.to_string();
+    let namespace = reopen(&shape.namespace)?;
+    let inside = Netlink::in_namespace(&namespace).await.map_err(text)?;
+    let ensured = netlink.ensure_veth(&shape.spec, &namespace, &inside).await.map_err(text)?;
+    for program in [TcProgram::FromContainer, TcProgram::ToContainer] {
+        dataplane
+            .ensure_tc(&shape.spec.name, ensured.ifindex, program)
+            .map_err(|error| error.to_string())?;
+    }
+    inside.ensure_loopback_up().await.map_err(text)?;
+    ensure_addresses(shape, ensured.container_ifindex, &inside).await.map_err(text)?;
+    ensure_routes(shape, ensured.container_ifindex, &inside).await.map_err(text)?;
+    let link = netlink.link_by_index(ensured.ifindex).await.map_err(text)?;
+    let peer = link.and_then(|link| match link.kind {
+        LinkKind::Veth(peer) => peer,
+        _ => None,
+    });
+    Ok((ensured.ifindex, peer))
+}
+
+async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
+    inside.ensure_address(ifindex, shape.address).await?;
+    for address in inside.addresses_of(ifindex).await? {
+        // Anything else would be dropped as spoofed.
+        if address.address.is_ipv4() && address.address != shape.address {
+            inside.remove_address(ifindex, address.address).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn ensure_routes(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
+    if let Some(gateway) = shape.default_gateway {
+        inside.ensure_default_route(gateway, ifindex).await?;
+        return Ok(());
+    }
+    let network = shape.address;
+    let stale: Vec<Route> = inside
+        .default_routes()
+        .await?
+        .into_iter()
+        // Only what weft itself made here: through this interface, by a gateway of this network.
+        .filter(|route| {
+            route.ifindex == ifindex
+                && route.metric == 0
+                && route.gateway.is_some_and(|gateway| network.contains(gateway))
+        })
+        .collect();
+    for route in stale {
+        inside.remove_route(&route).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Bridges and vxlan devices: the slow path of each network.
+
+use std::net::IpAddr;
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+
+use super::{
+    facts::UplinkFact,
+    kernel::Kernel,
+    names::{self, Owner},
+    problem::Problem,
+    resolved::{EndpointId, ResolvedNetwork, ResolvedState},
+    tables::vxlan_port,
+};
+use crate::{
+    model::MacAddress,
+    netdev::{self, BridgeSpec, Link, Netlink, Outcome, VxlanSpec},
+};
+
+/// MTU where no uplink gives one.
+const DEFAULT_MTU: u32 = 1500;
+/// Outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section 4.3), without the outer Ethernet header's own 14 that
+/// no MTU counts, and with the inner one's: 20 + 8 + 8 + 14.
+const VXLAN_OVERHEAD: u32 = 50;
+
+/// MTU of a network's devices.
+pub fn mtu(network: &ResolvedNetwork, uplinks: &[UplinkFact]) -> u32 {
+    let uplink = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(DEFAULT_MTU);
+    let overhead = if network.vxlan.is_some() { VXLAN_OVERHEAD } else { 0 };
+    network.mtu.unwrap_or(uplink.saturating_sub(overhead))
+}
+
+/// The bridge's MAC address, made from the gateway address: every host of an overlay has the same gateway, so that a
+/// container that hears two answers to its ARP request has the right one either way.
+pub fn bridge_mac(network: &ResolvedNetwork) -> MacAddress {
+    let [a, b, c, d] = network.gateway.octets();
+    MacAddress([0x02, 0x42, a, b, c, d])
+}
+
+/// Makes what is missing and puts right what is not as it must be. Answers whether anything was changed.
+pub async fn ensure(
+    state: &ResolvedState,
+    uplinks: &[UplinkFact],
+    vtep: Option<IpAddr>,
+    netlink: &Netlink,
+    kernel: &Kernel,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    let mut changed = false;
+    for (name, network) in &state.networks {
+        match ensure_one(name, network, state, uplinks, vtep, netlink, kernel, problems).await {
+            Ok(outcome) => changed |= outcome,
+            Err(error) => problems.push(Problem::new(format!("network {name}"), error)),
+        }
+    }
+    changed
+}
+
+#[expect(clippy::too_many_arguments, reason = "one network's share of the round; a struct would only rename them")]
+async fn ensure_one(
+    name: &str,
+    network: &ResolvedNetwork,
+    state: &ResolvedState,
+    uplinks: &[UplinkFact],
+    vtep: Option<IpAddr>,
+    netlink: &Netlink,
+    kernel: &Kernel,
+    problems: &mut Vec<Problem>,
+) -> netdev::Result<bool> {
+    let mtu = mtu(network, uplinks);
+    let spec = BridgeSpec {
+        name: network.bridge.clone(),
+        alias: names::network_alias(name),
+        mac_address: bridge_mac(network),
+        mtu,
+    };
+    let mut changed = false;
+    let bridge = match kernel.link(&spec.name) {
+        Some(link) if spec.is_satisfied_by(link) => link.ifindex,
+        _ => {
+            let ensured = netlink.ensure_bridge(&spec).await?;
+            changed |= ensured.outcome != Outcome::Unchanged;
+            ensured.ifindex
+        }
+    };
+    changed |= ensure_gateway(network, bridge, netlink, kernel).await?;
+    let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
+    let Some(local) = vtep else {
+        problems.push(Problem::new(
+            format!("network {name}"),
+            "this host has no tunnel address: set x-weft.vtep, or give the uplink an IPv4 address",
+        ));
+        return Ok(changed);
+    };
+    let spec = VxlanSpec {
+        name: device.clone(),
+        alias: names::network_alias(name),
+        vni,
+        port: vxlan_port(state),
+        local,
+        mtu,
+        bridge,
+    };
+    if !kernel.link(device).is_some_and(|link| spec.is_satisfied_by(link)) {
+        changed |= netlink.ensure_vxlan(&spec).await?.outcome != Outcome::Unchanged;
+    }
+    Ok(changed)
+}
+
+async fn ensure_gateway(
+    network: &ResolvedNetwork,
+    bridge: u32,
+    netlink: &Netlink,
+    kernel: &Kernel,
+) -> netdev::Result<bool> {
+    // The prefix was the subnet's, so it is valid.
+    let Ok(gateway) = Ipv4Network::new(network.gateway, network.subnet.prefix()) else { return Ok(false) };
+    let wanted = IpNetwork::V4(gateway);
+    let present: Vec<IpNetwork> = kernel
+        .addresses
+        .iter()
+        .filter(|address| address.ifindex == bridge && address.address.is_ipv4())
+        .map(|address| address.address)
+        .collect();
+    let mut changed = false;
+    if !present.contains(&wanted) {
+        changed |= netlink.ensure_address(bridge, wanted).await?;
+    }
+    // A gateway that was configured before.
+    for old in present.into_iter().filter(|address| *address != wanted) {
+        changed |= netlink.remove_address(bridge, old).await?;
+    }
+    Ok(changed)
+}
+
+/// Devices of weft that nothing wants any more, ports of bridges first.
+pub fn superfluous(state: &ResolvedState, kernel: &Kernel) -> Vec<Link> {
+    let mut links: Vec<(&Link, bool)> = kernel
+        .owned()
+        .filter_map(|(link, owner)| match owner {
+            Owner::Network(name) => {
+                let wanted = state.networks.get(&name).is_some_and(|network| {
+                    link.name == network.bridge || network.vxlan.as_deref() == Some(&link.name)
+                });
+                (!wanted).then_some((link, true))
+            }
+            Owner::Endpoint { network, container } => {
+                let endpoint = state.endpoints.get(&EndpointId { container, network });
+                let wanted = endpoint
+                    .is_some_and(|endpoint| endpoint.device == link.name && endpoint.namespace.is_some());
+                (!wanted).then_some((link, false))
+            }
+        })
+        .collect();
+    links.sort_by_key(|(link, of_network)| (*of_network, link.ifindex));
+    links.into_iter().map(|(link, _)| link.clone()).collect()
+}
+
+/// Removes devices.
+pub async fn remove(links: &[Link], netlink: &Netlink, problems: &mut Vec<Problem>) {
+    for link in links {
+        let Some(alias) = &link.alias else { continue };
+        if let Err(error) = netlink.remove_link(&link.name, alias).await {
+            problems.push(Problem::new(format!("device {}", link.name), error));
+        }
+    }
+}

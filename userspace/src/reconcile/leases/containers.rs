@@ -1,0 +1,274 @@
+//! Addresses, MAC addresses, epochs and interface names of containers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnetwork::Ipv4Network;
+
+use super::{EndpointLease, LeaseFacts, Leases, addresses::Pool};
+use crate::{
+    model::{Attachment, Container, DesiredState, Driver, MacAddress},
+    reconcile::{
+        names,
+        problem::Problem,
+        resolved::{EndpointId, ResolvedEndpoint, ResolvedNetwork, ResolvedState},
+    },
+};
+
+pub(super) fn resolve(
+    desired: &DesiredState,
+    leases: &mut Leases,
+    facts: &LeaseFacts,
+    state: &mut ResolvedState,
+) {
+    let mut pools = pools(desired, leases, state);
+    let mut devices = BTreeSet::new();
+    for (container_name, container) in &desired.containers {
+        let default_network = default_network(container, state);
+        let namespace = facts.namespaces.get(container_name).cloned();
+        let interfaces = interfaces(container_name, container, namespace.as_ref().map(|found| found.cookie), leases);
+        for ((network_name, attachment), interface) in container.attachments.iter().zip(interfaces) {
+            let id = EndpointId { container: container_name.clone(), network: network_name.clone() };
+            let object = format!("container {container_name} in network {network_name}");
+            let (Some(network), Some(pool)) =
+                (state.networks.get(network_name), pools.get_mut(network_name.as_str()))
+            else {
+                state.problems.push(Problem::new(object, "the network is not served; see its own problem"));
+                continue;
+            };
+            let address = match address(&id, attachment, network, pool, desired, leases) {
+                Ok(address) => address,
+                Err(reason) => {
+                    state.problems.push(Problem::new(object, reason));
+                    continue;
+                }
+            };
+            let mac = mac(&id, attachment, network, address, leases);
+            let cookie = namespace.as_ref().map(|found| found.cookie);
+            let epoch = epoch(&id, EndpointLease { address, mac, epoch: 0, namespace_cookie: cookie, interface: Some(interface) }, leases);
+            let Ok(address) = Ipv4Network::new(address, network.subnet.prefix()) else { continue };
+            let device = names::veth(container_name, network_name);
+            if !devices.insert(device.clone()) {
+                let reason = format!("another container's device is also named {device}; rename one of them");
+                state.problems.push(Problem::new(object, reason));
+                continue;
+            }
+            let endpoint = ResolvedEndpoint {
+                network_number: network.number,
+                namespace: namespace.clone(),
+                address,
+                mac,
+                epoch,
+                interface: format!("eth{interface}"),
+                device,
+                default_route: default_network == Some(network_name.as_str()),
+                published: false,
+            };
+            state.endpoints.insert(id, endpoint);
+        }
+    }
+}
+
+/// Everything that may not be leased: gateways, reserved and remote addresses, those that the user gave, and those
+/// that containers keep, also the ones that are away.
+fn pools<'a>(desired: &'a DesiredState, leases: &Leases, state: &ResolvedState) -> BTreeMap<&'a str, Pool> {
+    let mut pools = BTreeMap::new();
+    for (name, declared) in &desired.networks {
+        let Some(network) = state.networks.get(name) else { continue };
+        let subnet = declared.subnets.iter().find(|subnet| subnet.range == network.subnet.into());
+        let lease_range = subnet.and_then(|subnet| match subnet.lease_range {
+            Some(ipnetwork::IpNetwork::V4(range)) => Some(range),
+            _ => None,
+        });
+        let mut pool = Pool::new(network.subnet, lease_range);
+        pool.take(network.gateway);
+        for reserved in subnet.iter().flat_map(|subnet| &subnet.reserved) {
+            if let IpAddr::V4(reserved) = reserved {
+                pool.take(*reserved);
+            }
+        }
+        pools.insert(name.as_str(), pool);
+    }
+    for remote in &state.remotes {
+        if let Some(pool) = pools.get_mut(remote.network.as_str()) {
+            pool.take(remote.address);
+        }
+    }
+    let given = desired.containers.values().flat_map(|container| &container.attachments);
+    for (network, attachment) in given {
+        if let (Some(address), Some(pool)) = (attachment.ipv4_address, pools.get_mut(network.as_str())) {
+            pool.take(address);
+        }
+    }
+    for (network, lease) in leases.endpoints.values().flatten() {
+        if let Some(pool) = pools.get_mut(network.as_str()) {
+            pool.take(lease.address);
+        }
+    }
+    pools
+}
+
+/// The network that gives the default route: the highest `gw_priority`, then the first name; never an internal one.
+fn default_network<'a>(container: &'a Container, state: &ResolvedState) -> Option<&'a str> {
+    container
+        .attachments
+        .iter()
+        .filter(|(name, _)| state.networks.get(*name).is_some_and(|network| !network.internal))
+        .min_by_key(|(name, attachment)| (std::cmp::Reverse(attachment.gateway_priority), name.as_str()))
+        .map(|(name, _)| name.as_str())
+}
+
+fn address(
+    id: &EndpointId,
+    attachment: &Attachment,
+    network: &ResolvedNetwork,
+    pool: &mut Pool,
+    desired: &DesiredState,
+    leases: &mut Leases,
+) -> Result<Ipv4Addr, String> {
+    if let Some(address) = attachment.ipv4_address {
+        return given_address(id, address, desired, leases);
+    }
+    let kept = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
+    if let Some(lease) = kept
+        && network.subnet.contains(lease.address)
+        && lease.address != network.gateway
+    {
+        return Ok(lease.address);
+    }
+    let last = leases.networks.get(&id.network).and_then(|lease| lease.last_address);
+    let address = pool.lease(last).or_else(|| {
+        make_room(id, pool, desired, leases);
+        pool.lease(last)
+    });
+    let address = address.ok_or_else(|| {
+        format!("no address is left in {} of network {}; use a larger subnet", network.subnet, id.network)
+    })?;
+    if let Some(lease) = leases.networks.get_mut(&id.network) {
+        lease.last_address = Some(address);
+    }
+    Ok(address)
+}
+
+/// An address that the user gave. A declared container that was leased it earlier keeps it: its connections count
+/// more than the newcomer. One that is away does not.
+fn given_address(
+    id: &EndpointId,
+    address: Ipv4Addr,
+    desired: &DesiredState,
+    leases: &mut Leases,
+) -> Result<Ipv4Addr, String> {
+    let holder = leases
+        .endpoints
+        .iter()
+        .filter(|(container, _)| **container != id.container)
+        .find(|(_, networks)| networks.get(&id.network).is_some_and(|lease| lease.address == address))
+        .map(|(container, _)| container.clone());
+    let Some(holder) = holder else { return Ok(address) };
+    let attachment =
+        desired.containers.get(&holder).and_then(|container| container.attachments.get(&id.network));
+    match attachment {
+        // It was leased the address and has no other wish.
+        Some(Attachment { ipv4_address: None, .. }) => Err(format!(
+            "{address} was leased to container {holder}, which is running with it; give {holder} an address of \
+             its own, or this container another one"
+        )),
+        _ => {
+            if let Some(networks) = leases.endpoints.get_mut(&holder) {
+                networks.remove(&id.network);
+            }
+            Ok(address)
+        }
+    }
+}
+
+/// The network is full: forget the addresses of containers that are no longer declared in it.
+fn make_room(id: &EndpointId, pool: &mut Pool, desired: &DesiredState, leases: &mut Leases) {
+    for (container, networks) in &mut leases.endpoints {
+        let declared = desired
+            .containers
+            .get(container)
+            .is_some_and(|found| found.attachments.contains_key(&id.network));
+        if !declared && let Some(lease) = networks.remove(&id.network) {
+            pool.free(lease.address);
+        }
+    }
+    leases.endpoints.retain(|_, networks| !networks.is_empty());
+    // What was freed may also have been written down by the user for somebody else.
+    for container in desired.containers.values() {
+        if let Some(address) =
+            container.attachments.get(&id.network).and_then(|attachment| attachment.ipv4_address)
+        {
+            pool.take(address);
+        }
+    }
+}
+
+fn mac(
+    id: &EndpointId,
+    attachment: &Attachment,
+    network: &ResolvedNetwork,
+    address: Ipv4Addr,
+    leases: &Leases,
+) -> MacAddress {
+    if let Some(mac) = attachment.mac_address {
+        return mac;
+    }
+    let [a, b, c, d] = address.octets();
+    if matches!(network.driver, Driver::Overlay { .. }) {
+        // As Docker does: members on other hosts can be known by address alone.
+        return MacAddress([0x02, 0x42, a, b, c, d]);
+    }
+    let kept = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
+    if let Some(lease) = kept {
+        return lease.mac;
+    }
+    // Random through the seed; bit 1 of the first byte: locally administered, bit 0 clear: one station.
+    let bytes = names::stable_hash(leases.seed, &[&id.container, &id.network]).to_be_bytes();
+    MacAddress([bytes[0] & 0xfc | 0x02, bytes[1], bytes[2], bytes[3], bytes[4], bytes[5]])
+}
+
+/// Interface numbers, in the order of the attachments: by network name, but an interface that the namespace already
+/// has keeps its name, because renaming takes it down and with it what runs over it.
+fn interfaces(name: &str, container: &Container, cookie: Option<u64>, leases: &mut Leases) -> Vec<u32> {
+    let mut numbers: Vec<Option<u32>> = vec![None; container.attachments.len()];
+    if let Some(networks) = leases.endpoints.get_mut(name) {
+        for (network, lease) in networks.iter_mut() {
+            let position = container.attachments.keys().position(|attached| attached == network);
+            match (position, lease.interface) {
+                (Some(position), Some(number))
+                    if cookie.is_some() && lease.namespace_cookie == cookie && !numbers.contains(&Some(number)) =>
+                {
+                    numbers[position] = Some(number);
+                }
+                _ => lease.interface = None,
+            }
+        }
+    }
+    for position in 0..numbers.len() {
+        if numbers[position].is_none() {
+            numbers[position] = (0..).find(|number| !numbers.contains(&Some(*number)));
+        }
+    }
+    numbers.into_iter().flatten().collect()
+}
+
+/// Enters a lease and gives the epoch of this container: the same as long as its namespace is, a new one for a new
+/// namespace.
+fn epoch(id: &EndpointId, lease: EndpointLease, leases: &mut Leases) -> u32 {
+    let cookie = lease.namespace_cookie;
+    let networks = leases.endpoints.entry(id.container.clone()).or_default();
+    let (epoch, namespace_cookie) = match networks.get(&id.network) {
+        Some(kept) if cookie.is_none() || kept.namespace_cookie == cookie => (kept.epoch, kept.namespace_cookie),
+        // It was declared before its namespace existed.
+        Some(kept) if kept.namespace_cookie.is_none() => (kept.epoch, cookie),
+        _ => {
+            leases.next_epoch += 1;
+            (leases.next_epoch - 1, cookie)
+        }
+    };
+    networks.insert(id.network.clone(), EndpointLease { epoch, namespace_cookie, ..lease });
+    epoch
+}

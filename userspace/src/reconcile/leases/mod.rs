@@ -1,0 +1,150 @@
+//! Every choice the user left open is made once here and kept: numbers, subnets, addresses, MAC addresses, host
+//! ports and epochs. [`resolve`] is a pure function of the desired state, the earlier choices and what the host is
+//! like; [`Store`] keeps the choices in a file.
+
+mod addresses;
+mod containers;
+mod networks;
+mod overlay;
+mod ports;
+mod publications;
+mod store;
+mod subnets;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnetwork::Ipv4Network;
+use serde::{Deserialize, Serialize};
+
+pub use store::{Store, StoreError};
+
+use super::resolved::{FoundNamespace, ResolvedState};
+use crate::model::{DesiredState, MacAddress, PortRange, Protocol};
+
+/// All choices made so far. Nothing is forgotten while its object is away; room is made only when there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leases {
+    /// Format of the file.
+    pub version: u32,
+    /// Random, so that MAC addresses of two hosts differ.
+    pub seed: u64,
+    /// Next network number; from 1, never used again.
+    pub next_network: u32,
+    /// Next epoch; from 1, never used again.
+    pub next_epoch: u32,
+    /// Next peer number; from 1.
+    pub next_peer: u32,
+    /// Networks by name.
+    pub networks: BTreeMap<String, NetworkLease>,
+    /// Container interfaces by container and network.
+    pub endpoints: BTreeMap<String, BTreeMap<String, EndpointLease>>,
+    /// Host ports of publications that leave them open, by [`publications`]' key.
+    pub ports: BTreeMap<String, u16>,
+    /// Numbers of the peers.
+    pub peers: BTreeMap<IpAddr, u32>,
+    /// Kernel settings that weft changed, with the value from before.
+    pub sysctls: BTreeMap<String, String>,
+    /// Device names that weft has used.
+    pub devices: BTreeSet<String>,
+    /// Where the settings were changed; elsewhere, and after a restart of the machine, they are what they were.
+    pub sysctls_of: Option<SysctlScope>,
+    /// Ports that weft added to `net.ipv4.ip_local_reserved_ports`, in the kernel's notation.
+    pub reserved_ports: String,
+}
+
+/// One life of one network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SysctlScope {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot: String,
+    /// Cookie of the namespace.
+    pub namespace_cookie: u64,
+}
+
+/// What a network keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkLease {
+    /// Number in the maps.
+    pub number: u32,
+    /// The subnet chosen for it, if it names none.
+    pub subnet: Option<Ipv4Network>,
+    /// The address given last.
+    pub last_address: Option<Ipv4Addr>,
+}
+
+/// What a container keeps for one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointLease {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// Its identity.
+    pub epoch: u32,
+    /// The namespace that the epoch stands for.
+    pub namespace_cookie: Option<u64>,
+    /// Number of its interface (`eth0`, `eth1`, …) while it is attached.
+    pub interface: Option<u32>,
+}
+
+/// What the choices depend on besides the desired state.
+#[derive(Debug, Clone)]
+pub struct LeaseFacts {
+    /// Destinations that the host routes elsewhere, without the default route and weft's own bridges.
+    pub host_routes: Vec<Ipv4Network>,
+    /// Namespaces that exist, by container.
+    pub namespaces: BTreeMap<String, FoundNamespace>,
+    /// The host's ephemeral port range.
+    pub ephemeral_ports: PortRange,
+    /// Ports that processes of the host hold.
+    pub bound_ports: HashSet<(Protocol, u16)>,
+}
+
+impl Leases {
+    /// Format of the file.
+    pub const VERSION: u32 = 1;
+
+    /// No choice made yet. `seed` should be random.
+    pub const fn new(seed: u64) -> Self {
+        Self {
+            version: Self::VERSION,
+            seed,
+            next_network: 1,
+            next_epoch: 1,
+            next_peer: 1,
+            networks: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            sysctls: BTreeMap::new(),
+            devices: BTreeSet::new(),
+            sysctls_of: None,
+            reserved_ports: String::new(),
+        }
+    }
+}
+
+/// Makes every open choice, keeping those of `leases` and entering the new ones there.
+///
+/// What cannot be resolved is left out and named in [`ResolvedState::problems`].
+pub fn resolve(desired: &DesiredState, leases: &mut Leases, facts: &LeaseFacts) -> ResolvedState {
+    let mut state = ResolvedState { host: desired.host.clone(), ..ResolvedState::default() };
+    networks::resolve(desired, leases, facts, &mut state);
+    overlay::resolve(desired, leases, &mut state);
+    containers::resolve(desired, leases, facts, &mut state);
+    publications::resolve(desired, leases, facts, &mut state);
+    leases.devices.extend(
+        state
+            .networks
+            .values()
+            .flat_map(|network| [Some(network.bridge.clone()), network.vxlan.clone()].into_iter().flatten()),
+    );
+    leases.devices.extend(state.endpoints.values().map(|endpoint| endpoint.device.clone()));
+    state
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! Published ports: which interface they lead to and which host ports they have.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use super::{
+    LeaseFacts, Leases,
+    ports::{Claim, Claims},
+};
+use crate::{
+    model::{ContainerNamespace, DesiredState, HostPorts, PortRange, Publication},
+    reconcile::{
+        names,
+        problem::Problem,
+        resolved::{EndpointId, ResolvedPublication, ResolvedState},
+    },
+};
+
+pub(super) fn resolve(
+    desired: &DesiredState,
+    leases: &mut Leases,
+    facts: &LeaseFacts,
+    state: &mut ResolvedState,
+) {
+    let mut claims = Claims::default();
+    let all = || {
+        desired.containers.iter().flat_map(|(name, container)| {
+            container.publications.iter().map(move |publication| (name, publication))
+        })
+    };
+    // Ports that the user wrote first, so that a chosen one never stands in their way.
+    for open in [false, true] {
+        for (container, publication) in all() {
+            if matches!(publication.host_ports, HostPorts::Exactly(_)) == open {
+                continue;
+            }
+            match resolve_one(container, publication, desired, leases, facts, state, &mut claims) {
+                Ok(resolved) => {
+                    if let Some(endpoint) = state.endpoints.get_mut(&resolved.endpoint) {
+                        endpoint.published = true;
+                    }
+                    state.publications.push(resolved);
+                }
+                Err(reason) => {
+                    let object = format!("port {} of container {container}", describe(publication));
+                    state.problems.push(Problem::new(object, reason));
+                }
+            }
+        }
+    }
+    state.publications.sort_by(|a, b| {
+        (&a.container, a.protocol, a.host_ports, a.host_address).cmp(&(
+            &b.container,
+            b.protocol,
+            b.host_ports,
+            b.host_address,
+        ))
+    });
+    let mut kept = BTreeMap::new();
+    std::mem::swap(&mut kept, &mut leases.ports);
+    // A declared container's ports stay; those of one that is gone are free for others.
+    leases.ports = kept
+        .into_iter()
+        .filter(|(key, _)| {
+            key.split_once(' ').is_some_and(|(container, _)| desired.containers.contains_key(container))
+        })
+        .collect();
+}
+
+fn resolve_one(
+    container: &str,
+    publication: &Publication,
+    desired: &DesiredState,
+    leases: &mut Leases,
+    facts: &LeaseFacts,
+    state: &ResolvedState,
+    claims: &mut Claims,
+) -> Result<ResolvedPublication, String> {
+    let owner = stack_owner(container, desired)?;
+    let (endpoint, resolved) = state
+        .endpoints
+        .range(EndpointId { container: owner.to_owned(), network: String::new() }..)
+        .take_while(|(id, _)| id.container == owner)
+        .find(|(_, endpoint)| endpoint.default_route)
+        .ok_or(
+            "the container is in no network that reaches the world: an internal network publishes nothing",
+        )?;
+    let host_binding = desired.networks.get(&endpoint.network).and_then(|network| network.host_binding);
+    let host_address = match publication.host_address.or(host_binding) {
+        None | Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => None,
+        Some(IpAddr::V4(address)) => Some(address),
+        // Docker's default binding is both families; the IPv4 half of it is what can be served.
+        Some(IpAddr::V6(address)) if address.is_unspecified() => None,
+        Some(IpAddr::V6(address)) => {
+            return Err(format!("host address {address} is not served: this version carries IPv4 only"));
+        }
+    };
+    let protocol = publication.protocol;
+    let host_ports = match publication.host_ports {
+        HostPorts::Exactly(ports) => ports,
+        HostPorts::OneOf(_) | HostPorts::Any => {
+            let range = match publication.host_ports {
+                HostPorts::OneOf(range) => range,
+                _ => facts.ephemeral_ports,
+            };
+            let key = format!("{container} {}", describe(publication));
+            let spread = match publication.host_ports {
+                // As Docker: the first free one of a range, any one of the ephemeral range.
+                HostPorts::OneOf(_) => 0,
+                _ => names::stable_hash(leases.seed, &[&key]),
+            };
+            let kept = leases.ports.get(&key).copied();
+            let port = claims.choose(facts, protocol, range, kept, spread).ok_or_else(|| {
+                format!(
+                    "every {protocol} port of {range} is published already or held by a process of this host"
+                )
+            })?;
+            leases.ports.insert(key, port);
+            PortRange::single(port)
+        }
+    };
+    if let Some(other) = claims.conflict(protocol, host_address, host_ports) {
+        return Err(format!(
+            "container {} already publishes {}/{protocol} there",
+            other.container, other.ports
+        ));
+    }
+    claims.add(Claim { protocol, host_address, ports: host_ports, container: container.to_owned() });
+    Ok(ResolvedPublication {
+        container: container.to_owned(),
+        endpoint: endpoint.clone(),
+        network_number: resolved.network_number,
+        address: resolved.address.ip(),
+        protocol,
+        host_address,
+        host_ports,
+        container_ports: publication.container_ports,
+    })
+}
+
+/// The container whose interfaces this one uses (`network_mode: service:NAME`).
+fn stack_owner<'a>(container: &'a str, desired: &'a DesiredState) -> Result<&'a str, String> {
+    let mut owner = container;
+    // A chain longer than there are containers is a circle.
+    for _ in 0..=desired.containers.len() {
+        match desired.containers.get(owner).map(|found| &found.namespace) {
+            Some(ContainerNamespace::SharedWith(other)) => owner = other,
+            Some(ContainerNamespace::Host) => {
+                return Err(
+                    "it uses the host's own network, where its ports are open by themselves".to_owned()
+                );
+            }
+            Some(_) => return Ok(owner),
+            None => return Err(format!("it shares the network of {owner}, which is not declared")),
+        }
+    }
+    Err("its 'network_mode' leads in a circle".to_owned())
+}
+
+/// The publication as the user writes it; also the key of its lease.
+fn describe(publication: &Publication) -> String {
+    let ports = match publication.host_ports {
+        HostPorts::Exactly(ports) | HostPorts::OneOf(ports) => format!("{ports}:"),
+        HostPorts::Any => String::new(),
+    };
+    let address = publication.host_address.map(|address| format!("{address}:")).unwrap_or_default();
+    format!("{address}{ports}{}/{}", publication.container_ports, publication.protocol)
+}

@@ -1,0 +1,129 @@
+//! Writes the tables into the maps, only those that differ from what was written last or that are due for a check.
+
+use dataplane_common::abi::PortSet;
+
+use super::{problem::Problem, tables::Tables};
+use crate::{
+    dataplane::{self, Changes, Dataplane, Order},
+    netdev::PortRanges,
+};
+
+/// What the maps hold as far as weft has written it.
+#[derive(Debug, Default)]
+pub struct Maps {
+    written: Option<Tables>,
+}
+
+/// Writes one table if it is due, and notes what went wrong.
+macro_rules! write {
+    ($self:ident, $wanted:ident, $dataplane:ident, $check:ident, $problems:ident, $order:expr, $($table:ident),+) => {$(
+        let due = $check || $self.written.as_ref().is_none_or(|written| written.$table != $wanted.$table);
+        if due {
+            note($dataplane.tables.$table.sync_ordered(&$wanted.$table, $order), stringify!($table), $problems);
+        }
+    )+};
+}
+
+impl Maps {
+    /// Takes out what must not work any more, before the devices and programs behind it go: publications first, then
+    /// endpoints.
+    pub fn withdraw(&mut self, wanted: &Tables, dataplane: &mut Dataplane, problems: &mut Vec<Problem>) {
+        let Some(written) = &mut self.written else { return };
+        let mut published = written.published.clone();
+        published.retain(|key, _| wanted.published.contains_key(key));
+        let mut endpoints = written.endpoints.clone();
+        endpoints.retain(|key, _| wanted.endpoints.contains_key(key));
+        if published.len() != written.published.len() {
+            note(dataplane.tables.published.sync(&published), "published", problems);
+            written.published = published;
+        }
+        if endpoints.len() != written.endpoints.len() {
+            note(dataplane.tables.endpoints.sync(&endpoints), "endpoints", problems);
+            written.endpoints = endpoints;
+        }
+    }
+
+    /// Makes all maps what they must be. Settings and ports come first, then what a packet is judged by, and what
+    /// leads packets to containers last: at no moment a packet finds more open than both states allow.
+    pub fn write(
+        &mut self,
+        wanted: Tables,
+        dataplane: &mut Dataplane,
+        check: bool,
+        problems: &mut Vec<Problem>,
+    ) {
+        let before = problems.len();
+        if check || self.written.as_ref().is_none_or(|written| written.settings != wanted.settings) {
+            note(dataplane.set_settings(&wanted.settings), "settings", problems);
+        }
+        self.write_ports(&wanted, dataplane, check, problems);
+        write!(self, wanted, dataplane, check, problems, Order::RemoveFirst, vxlan, peers, addresses);
+        write!(self, wanted, dataplane, check, problems, Order::AddFirst, subnets, devices);
+        write!(self, wanted, dataplane, check, problems, Order::AddFirst, remotes, endpoints, published);
+        // What failed is not known to be written: the next round tries again.
+        self.written = (problems.len() == before).then_some(wanted);
+    }
+
+    fn write_ports(
+        &self,
+        wanted: &Tables,
+        dataplane: &mut Dataplane,
+        check: bool,
+        problems: &mut Vec<Problem>,
+    ) {
+        let written = self.written.as_ref();
+        let [reserved_tcp, reserved_udp] = &wanted.reserved;
+        let [published_tcp, published_udp] = &wanted.published_ports;
+        let reserved_due = check || written.is_none_or(|written| written.reserved != wanted.reserved);
+        let published_due =
+            check || written.is_none_or(|written| written.published_ports != wanted.published_ports);
+        for (set, ports, due) in [
+            (PortSet::RESERVED_TCP, reserved_tcp, reserved_due),
+            (PortSet::RESERVED_UDP, reserved_udp, reserved_due),
+            (PortSet::PUBLISHED_TCP, published_tcp, published_due),
+            (PortSet::PUBLISHED_UDP, published_udp, published_due),
+        ] {
+            if due {
+                note(dataplane.tables.port_sets.sync(set, each(ports)), "port_sets", problems);
+            }
+        }
+    }
+}
+
+fn each(ranges: &PortRanges) -> impl Iterator<Item = u16> + '_ {
+    ranges.iter().flat_map(|range| range.first..=range.last)
+}
+
+/// Something a write answers.
+trait Outcome {
+    fn describe(&self) -> Option<String>;
+}
+
+impl Outcome for Changes {
+    fn describe(&self) -> Option<String> {
+        (!self.is_empty()).then(|| format!("+{} ~{} -{}", self.added, self.changed, self.removed))
+    }
+}
+
+impl Outcome for usize {
+    fn describe(&self) -> Option<String> {
+        (*self > 0).then(|| format!("~{self}"))
+    }
+}
+
+impl Outcome for bool {
+    fn describe(&self) -> Option<String> {
+        self.then(|| "~1".to_owned())
+    }
+}
+
+fn note<T: Outcome>(result: dataplane::Result<T>, map: &str, problems: &mut Vec<Problem>) {
+    match result {
+        Ok(outcome) => {
+            if let Some(changes) = outcome.describe() {
+                tracing::debug!(map, changes, "map written");
+            }
+        }
+        Err(error) => problems.push(Problem::new(format!("map {map}"), error)),
+    }
+}

@@ -1,0 +1,74 @@
+//! Published ports against sockets of the host: who came first keeps the port.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    net::IpAddr,
+};
+
+use super::resolved::{ResolvedPublication, ResolvedState};
+use crate::{
+    model::Protocol,
+    netdev::{self, LocalSocket, SocketState, holders, sockets},
+};
+
+/// Which publications are served. A served one stays so: from then on the `bind` programs keep processes away.
+#[derive(Debug, Default)]
+pub struct Ports {
+    served: HashSet<String>,
+}
+
+/// Publications that a process of the host stands in the way of, by [`key`], with the reason.
+pub type Refused = BTreeMap<String, String>;
+
+/// What tells one publication from another.
+pub fn key(publication: &ResolvedPublication) -> String {
+    format!("{} {}", publication.container, publication.host_side())
+}
+
+impl Ports {
+    /// Publications that may not be served now. Reads the host's sockets only if there is one to decide on.
+    pub async fn check(&mut self, state: &ResolvedState) -> netdev::Result<Refused> {
+        let declared: HashSet<String> = state.publications.iter().map(key).collect();
+        self.served.retain(|known| declared.contains(known));
+        let new: Vec<(&ResolvedPublication, String)> = state
+            .publications
+            .iter()
+            .map(|publication| (publication, key(publication)))
+            .filter(|(_, key)| !self.served.contains(key))
+            .collect();
+        let mut refused = Refused::new();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let of_protocol: Vec<_> =
+                new.iter().filter(|(publication, _)| publication.protocol == protocol).collect();
+            if of_protocol.is_empty() {
+                continue;
+            }
+            let sockets = sockets(protocol).await?;
+            for (publication, key) in of_protocol {
+                match sockets.iter().any(|socket| stands_in_the_way(socket, publication)) {
+                    false => {
+                        self.served.insert(key.clone());
+                    }
+                    true => {
+                        refused.insert(key.clone(), describe(publication).await?);
+                    }
+                }
+            }
+        }
+        Ok(refused)
+    }
+}
+
+fn stands_in_the_way(socket: &LocalSocket, publication: &ResolvedPublication) -> bool {
+    let ports = publication.host_ports;
+    (ports.first..=ports.last).contains(&socket.local.port())
+        && socket.receives(publication.host_address.map(IpAddr::V4))
+        && (publication.protocol == Protocol::Udp || socket.state != SocketState::Connected)
+}
+
+async fn describe(publication: &ResolvedPublication) -> netdev::Result<String> {
+    let address = publication.host_address.map(IpAddr::V4);
+    let found = holders(publication.protocol, address, publication.host_ports).await?;
+    let holder = found.first().map_or_else(|| "a process held it a moment ago".to_owned(), ToString::to_string);
+    Ok(format!("{holder}; stop that process or publish another port"))
+}

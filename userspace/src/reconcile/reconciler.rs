@@ -1,0 +1,355 @@
+//! One round of reconciliation.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io::Read,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use super::{
+    containers::{Containers, Recheck},
+    devices,
+    facts::{DeviceFact, KernelFacts, UplinkFact},
+    kernel::Kernel,
+    leases::{LeaseFacts, Leases, Store, StoreError, resolve},
+    maps::Maps,
+    namespaces::{self, Cookies},
+    overlay,
+    ports::{Ports, Refused, key},
+    problem::Problem,
+    programs,
+    resolved::{ResolvedPublication, ResolvedState},
+    sysctls, tables, uplinks,
+};
+use crate::{
+    dataplane::{self, Dataplane},
+    model::{DesiredState, PortRange, Protocol},
+    netdev::{self, BoundPorts, Link, Namespace, NamespaceIdentity, Netlink, PortRanges, bound_ports},
+};
+
+/// How long an interface counts as right without being looked at. With a quarter of them looked at in each of the
+/// rounds that follow every two seconds, none waits longer than ten.
+const RECHECK_AFTER: Duration = Duration::from_secs(2);
+
+/// How much a round looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// What is known to have changed.
+    Changes,
+    /// Also some interfaces that were not looked at for a while.
+    Sample,
+    /// Also every map and program.
+    Full,
+}
+
+/// Why a round could not be done at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host cannot be read or entered.
+    #[error(transparent)]
+    Kernel(#[from] netdev::Error),
+    /// The programs or maps are not usable.
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+    /// The leases cannot be read or kept. Nothing is changed then: what is not kept would be chosen anew next time.
+    #[error(transparent)]
+    Leases(#[from] StoreError),
+}
+
+/// The outcome of a round, for `status` and the lists.
+#[derive(Debug, Clone, Default)]
+pub struct Applied {
+    /// The state.
+    pub state: ResolvedState,
+    /// What the host has.
+    pub facts: KernelFacts,
+    /// Publications that are not served, by [`key`].
+    pub refused: Refused,
+    /// Interfaces that are not right.
+    pub failed: HashSet<super::resolved::EndpointId>,
+    /// Everything that is not as declared.
+    pub problems: Vec<Problem>,
+}
+
+/// Owner of everything weft has in the kernel.
+#[derive(Debug)]
+pub struct Reconciler {
+    netlink: Netlink,
+    /// Programs and maps.
+    pub dataplane: Dataplane,
+    own: NamespaceIdentity,
+    own_cookie: u64,
+    store: Store,
+    leases: Leases,
+    kept: Option<Leases>,
+    cookies: Cookies,
+    containers: Containers,
+    ports: Ports,
+    maps: Maps,
+    bound: BoundPorts,
+    applied: Applied,
+}
+
+impl Reconciler {
+    /// Takes over what an earlier daemon left: leases and the pinned dataplane.
+    pub async fn open(state_dir: &Path, options: &dataplane::Options) -> Result<Self, Error> {
+        let store = Store::new(state_dir);
+        let kept = store.load()?;
+        let leases = kept.clone().unwrap_or_else(|| Leases::new(random_seed()));
+        let own = Namespace::own()?;
+        let own_cookie = own.cookie().await?;
+        let dataplane = tokio::task::block_in_place(|| Dataplane::open(options))?;
+        Ok(Self {
+            netlink: Netlink::new()?,
+            dataplane,
+            own: own.identity(),
+            own_cookie,
+            store,
+            leases,
+            kept,
+            cookies: Cookies::default(),
+            containers: Containers::default(),
+            ports: Ports::default(),
+            maps: Maps::default(),
+            bound: BoundPorts::default(),
+            applied: Applied::default(),
+        })
+    }
+
+    /// The outcome of the last round.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    /// The choices made so far.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Something changed in a container's namespace.
+    pub fn doubt(&mut self, namespace_id: i32) {
+        self.containers.doubt(namespace_id);
+    }
+
+    /// Events were lost.
+    pub fn doubt_all(&mut self) {
+        self.containers.doubt_all();
+    }
+
+    /// What `desired` would be with every choice made; nothing is kept or changed.
+    pub async fn preview(&mut self, desired: &DesiredState) -> Result<ResolvedState, Error> {
+        let kernel = Kernel::read(&self.netlink).await?;
+        let mut problems = Vec::new();
+        let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
+        let mut state = resolve(desired, &mut self.leases.clone(), &facts);
+        problems.append(&mut state.problems);
+        state.problems = problems;
+        Ok(state)
+    }
+
+    /// Makes the kernel what `desired` asks, as far as it can; what it cannot is in [`Self::applied`].
+    pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
+        let full = depth == Depth::Full;
+        let mut problems = Vec::new();
+        sysctls::first_start(&mut self.leases, self.own_cookie)?;
+        let mut kernel = Kernel::read(&self.netlink).await?;
+        if full {
+            self.bound = bound_ports().await?;
+        }
+        let lease_facts = self.lease_facts(desired, &kernel, &mut problems).await?;
+        let mut state = resolve(desired, &mut self.leases, &lease_facts);
+        problems.append(&mut state.problems);
+        // Before anything is made: a name or address that is in use but was not kept would be given away twice.
+        self.keep_leases()?;
+
+        let uplinks = uplinks::find(&state.host, &kernel, &mut problems);
+        let vtep = tunnel_address(&state, &uplinks);
+        let refused = self.ports.check(&state).await?;
+        let publications: Vec<&ResolvedPublication> =
+            state.publications.iter().filter(|publication| !refused.contains_key(&key(publication))).collect();
+        for publication in &state.publications {
+            if let Some(reason) = refused.get(&key(publication)) {
+                let object = format!("port {} of container {}", publication.host_side(), publication.container);
+                problems.push(Problem::new(object, reason));
+            }
+        }
+
+        // Removal: what leads to a container first, then the container's device.
+        let superfluous = devices::superfluous(&state, &kernel);
+        if !superfluous.is_empty() {
+            let facts = self.facts(&state, &uplinks, vtep, &kernel, BTreeMap::new());
+            self.maps.withdraw(&tables::build(&state, &publications, &facts), &mut self.dataplane, &mut problems);
+            devices::remove(&superfluous, &self.netlink, &mut problems).await;
+            kernel.read_devices(&self.netlink).await?;
+        }
+
+        let local = vtep.map(IpAddr::V4);
+        if devices::ensure(&state, &uplinks, local, &self.netlink, &kernel, &mut problems).await {
+            kernel.read_devices(&self.netlink).await?;
+        }
+        if full {
+            programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
+            programs::ensure_host_sockets(&self.dataplane, &mut problems);
+        }
+        let recheck = match (depth, Instant::now().checked_sub(RECHECK_AFTER)) {
+            (Depth::Sample | Depth::Full, Some(moment)) => Recheck::Before(moment),
+            _ => Recheck::Nothing,
+        };
+        let pending = self
+            .containers
+            .ensure(&state, &uplinks, &self.netlink, &kernel, &self.dataplane, recheck, &mut problems)
+            .await;
+        if !pending.is_empty() {
+            kernel.read_devices(&self.netlink).await?;
+        }
+        overlay::ensure(&state, &self.netlink, &kernel, &mut problems).await;
+
+        let peer_uplinks = self.peer_uplinks(&state, &uplinks, &mut problems).await?;
+        let facts = self.facts(&state, &uplinks, vtep, &kernel, peer_uplinks);
+        let wanted = tables::build(&state, &publications, &facts);
+        let published = wanted.published_ports[0].union(&wanted.published_ports[1]);
+        self.maps.write(wanted, &mut self.dataplane, full, &mut problems);
+        if !full && self.applied.facts.uplinks != uplinks {
+            programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
+        }
+        self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
+        sysctls::reserve(&mut self.leases, &kernel.reserved, &published)?;
+        self.keep_leases()?;
+        if full || !superfluous.is_empty() {
+            let wanted = facts.veths.values().map(|veth| veth.ifindex);
+            let wanted = wanted.chain(uplinks.iter().map(|uplink| uplink.ifindex)).collect();
+            programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
+        }
+        let failed = self.containers.failed().iter().cloned().collect();
+        self.applied = Applied { state, facts, refused, failed, problems };
+        Ok(())
+    }
+
+    /// Keeps the choices, if there are new ones.
+    fn keep_leases(&mut self) -> Result<(), StoreError> {
+        if self.kept.as_ref() != Some(&self.leases) {
+            self.store.save(&self.leases)?;
+            self.kept = Some(self.leases.clone());
+        }
+        Ok(())
+    }
+
+    async fn lease_facts(
+        &mut self,
+        desired: &DesiredState,
+        kernel: &Kernel,
+        problems: &mut Vec<Problem>,
+    ) -> Result<LeaseFacts, Error> {
+        self.forget_gone(kernel);
+        let namespaces = namespaces::find(desired, self.own, &mut self.cookies, problems).await;
+        let each = |ranges: &PortRanges, protocol: Protocol| -> Vec<(Protocol, u16)> {
+            ranges.iter().flat_map(|range| range.first..=range.last).map(|port| (protocol, port)).collect()
+        };
+        let bound = each(&self.bound.tcp, Protocol::Tcp).into_iter().chain(each(&self.bound.udp, Protocol::Udp));
+        Ok(LeaseFacts {
+            host_routes: kernel.foreign_routes(),
+            namespaces,
+            ephemeral_ports: kernel.ephemeral,
+            bound_ports: bound.collect(),
+        })
+    }
+
+    /// A container whose veth has gone may have a new namespace with the inode of the old one.
+    fn forget_gone(&mut self, kernel: &Kernel) {
+        for endpoint in self.applied.state.endpoints.values() {
+            if let Some(namespace) = &endpoint.namespace
+                && kernel.link(&endpoint.device).is_none()
+            {
+                self.cookies.forget(&namespace.identity);
+            }
+        }
+    }
+
+    async fn peer_uplinks(
+        &self,
+        state: &ResolvedState,
+        uplinks: &[UplinkFact],
+        problems: &mut Vec<Problem>,
+    ) -> Result<BTreeMap<IpAddr, u32>, Error> {
+        let mut found = BTreeMap::new();
+        for vtep in state.peers.keys() {
+            let reason = match self.netlink.route_to(*vtep).await? {
+                Some(route) if uplinks.iter().any(|uplink| uplink.ifindex == route.ifindex) => {
+                    found.insert(*vtep, route.ifindex);
+                    continue;
+                }
+                Some(_) => "the route to it leads through a device that is no uplink; name that in x-weft.uplinks",
+                None => "this host has no route to it",
+            };
+            problems.push(Problem::new(format!("peer {vtep}"), reason));
+        }
+        Ok(found)
+    }
+
+    fn facts(
+        &self,
+        state: &ResolvedState,
+        uplinks: &[UplinkFact],
+        vtep: Option<Ipv4Addr>,
+        kernel: &Kernel,
+        peer_uplinks: BTreeMap<IpAddr, u32>,
+    ) -> KernelFacts {
+        let by_name = |name: &str| kernel.link(name).and_then(device_fact);
+        let networks = &state.networks;
+        let bridges = networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(&of.bridge)?)));
+        let vxlans =
+            networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(of.vxlan.as_deref()?)?)));
+        let veths = state.endpoints.iter().filter(|(id, _)| !self.containers.failed().contains(id));
+        let veths = veths.filter_map(|(id, of)| Some((id.clone(), by_name(&of.device)?)));
+        let addresses: HashMap<IpAddr, u32> = kernel
+            .addresses
+            .iter()
+            .filter(|address| !address.address.ip().is_loopback() && !address.tentative)
+            .map(|address| (address.address.ip(), address.ifindex))
+            .collect();
+        KernelFacts {
+            uplinks: uplinks.to_vec(),
+            bridges: bridges.collect(),
+            vxlans: vxlans.collect(),
+            veths: veths.collect(),
+            addresses,
+            peer_uplinks,
+            vtep,
+            forwarding: kernel.forwarding,
+            bound: self.bound.clone(),
+            reserved: kernel.reserved.difference(&sysctls::added(&self.leases)),
+            ephemeral: kernel.ephemeral,
+            netns_cookie: self.own_cookie,
+        }
+    }
+
+    /// The external ports that masquerade uses now, for `status`.
+    pub fn masquerade_ports(&self) -> PortRange {
+        let host = &self.applied.state.host;
+        host.masquerade_ports.unwrap_or_else(|| super::pool::default_pool(self.applied.facts.ephemeral))
+    }
+}
+
+fn device_fact(link: &Link) -> Option<DeviceFact> {
+    Some(DeviceFact { ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address? })
+}
+
+fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<Ipv4Addr> {
+    match state.host.vtep {
+        Some(IpAddr::V4(vtep)) => Some(vtep),
+        _ => uplinks.iter().find_map(|uplink| uplink.address),
+    }
+}
+
+/// Only makes MAC addresses of different hosts differ; where even this cannot be read the time will do.
+fn random_seed() -> u64 {
+    let mut bytes = [0; 8];
+    match std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
+        Ok(()) => u64::from_ne_bytes(bytes),
+        Err(_) => std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos() as u64),
+    }
+}

@@ -1,0 +1,174 @@
+//! The desired state with nothing left open: what `leases` makes of it and everything else works from.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
+
+use ipnetwork::Ipv4Network;
+use serde::Serialize;
+
+use super::problem::Problem;
+use crate::{
+    model::{Driver, HostSettings, MacAddress, PortRange, Protocol},
+    netdev::{NamespaceIdentity, NamespaceRef},
+};
+
+/// Everything this host is to be, with every choice made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResolvedState {
+    /// Networks by name.
+    pub networks: BTreeMap<String, ResolvedNetwork>,
+    /// Container interfaces.
+    pub endpoints: BTreeMap<EndpointId, ResolvedEndpoint>,
+    /// Published ports, ordered by container.
+    pub publications: Vec<ResolvedPublication>,
+    /// Other hosts of the overlay networks, by tunnel address.
+    pub peers: BTreeMap<IpAddr, ResolvedPeer>,
+    /// Containers on other hosts.
+    pub remotes: Vec<ResolvedRemote>,
+    /// Settings of the host.
+    pub host: HostSettings,
+    /// Objects that had to be left out.
+    pub problems: Vec<Problem>,
+}
+
+/// A container's membership in a network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct EndpointId {
+    /// Container name.
+    pub container: String,
+    /// Network name.
+    pub network: String,
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.network, self.container)
+    }
+}
+
+/// A network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedNetwork {
+    /// Number in the maps.
+    pub number: u32,
+    /// Bridge or overlay.
+    pub driver: Driver,
+    /// Address range.
+    pub subnet: Ipv4Network,
+    /// The bridge's address.
+    pub gateway: Ipv4Addr,
+    /// Reaches nothing but its members and the host.
+    pub internal: bool,
+    /// Members may talk to one another.
+    pub inter_container: bool,
+    /// Traffic to the world is masqueraded.
+    pub masquerade: bool,
+    /// MTU, where the user gave one.
+    pub mtu: Option<u32>,
+    /// Name of the bridge device.
+    pub bridge: String,
+    /// Name of the vxlan device of an overlay network.
+    pub vxlan: Option<String>,
+}
+
+impl ResolvedNetwork {
+    /// The VXLAN network identifier of an overlay network.
+    pub fn vni(&self) -> Option<u32> {
+        match self.driver {
+            Driver::Overlay { vni } => Some(vni),
+            Driver::Bridge => None,
+        }
+    }
+}
+
+/// A network namespace that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundNamespace {
+    /// How to reach it.
+    pub reference: NamespaceRef,
+    /// Its file.
+    pub identity: NamespaceIdentity,
+    /// The kernel's never reused number of it.
+    pub cookie: u64,
+}
+
+/// A container's interface in one network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedEndpoint {
+    /// Number of the network.
+    pub network_number: u32,
+    /// Where the container is; `None` while its namespace is missing.
+    pub namespace: Option<FoundNamespace>,
+    /// Address with the subnet's prefix length.
+    pub address: Ipv4Network,
+    /// MAC address.
+    pub mac: MacAddress,
+    /// Identity of the container, never used again.
+    pub epoch: u32,
+    /// Name inside the container.
+    pub interface: String,
+    /// Name of the host side.
+    pub device: String,
+    /// The container's default route, and so its publications, lead through this network.
+    pub default_route: bool,
+    /// The container publishes ports on this interface.
+    pub published: bool,
+}
+
+/// A published range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedPublication {
+    /// The container that declares it.
+    pub container: String,
+    /// The interface it leads to.
+    pub endpoint: EndpointId,
+    /// Number of the network it leads to.
+    pub network_number: u32,
+    /// The container's address there.
+    pub address: Ipv4Addr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Host address; `None`: all of them.
+    pub host_address: Option<Ipv4Addr>,
+    /// Host ports.
+    pub host_ports: PortRange,
+    /// Container ports, as many.
+    pub container_ports: PortRange,
+}
+
+impl ResolvedPublication {
+    /// How people write the host side: `0.0.0.0:8080/tcp`.
+    pub fn host_side(&self) -> String {
+        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        format!("{address}:{}/{}", self.host_ports, self.protocol)
+    }
+}
+
+/// Another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedPeer {
+    /// Number in the maps.
+    pub number: u32,
+    /// Overlay networks that it has a part of.
+    pub networks: BTreeSet<String>,
+}
+
+/// A container on another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedRemote {
+    /// Its name there.
+    pub name: String,
+    /// Overlay network.
+    pub network: String,
+    /// Number of that network.
+    pub network_number: u32,
+    /// Address in the overlay network.
+    pub address: Ipv4Addr,
+    /// MAC address in the overlay network.
+    pub mac: MacAddress,
+    /// The host it is on.
+    pub vtep: IpAddr,
+}

@@ -1,0 +1,317 @@
+//! What each map must contain: a pure function of the resolved state and the kernel's devices.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+use dataplane_common::abi::{
+    Address, Device, DeviceRole, Endpoint, EndpointKey, MacAddress, Peer, Publication, PublicationKey, Remote,
+    Settings, Subnet, SubnetKey, VxlanKey, flags,
+};
+
+use super::{
+    facts::KernelFacts,
+    names::stable_hash,
+    pool::default_pool,
+    resolved::{ResolvedEndpoint, ResolvedNetwork, ResolvedPublication, ResolvedState},
+};
+use crate::{
+    dataplane::{Prefix, publication_prefixes},
+    model,
+    model::{PortRange, Protocol},
+    netdev::PortRanges,
+};
+
+/// UDP port of VXLAN (RFC 7348 section 5).
+pub const VXLAN_PORT: u16 = 4789;
+/// How long an external port stays with its socket after its last flow (RFC 6888 REQ-8: at least 120 s).
+const PORT_HOLD: Duration = Duration::from_secs(120);
+/// Bits of an IPv4-mapped address before the IPv4 part.
+const V4_MAPPED_BITS: u32 = 96;
+
+/// Contents of all maps that the controller writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// Map `devices`.
+    pub devices: HashMap<u32, Device>,
+    /// Map `endpoints`.
+    pub endpoints: HashMap<EndpointKey, Endpoint>,
+    /// Map `remotes`.
+    pub remotes: HashMap<EndpointKey, Remote>,
+    /// Map `peers`.
+    pub peers: HashMap<u32, Peer>,
+    /// Map `vxlan`.
+    pub vxlan: HashMap<VxlanKey, u32>,
+    /// Map `subnets`.
+    pub subnets: HashMap<Prefix<SubnetKey>, Subnet>,
+    /// Map `addresses`.
+    pub addresses: HashMap<Address, u32>,
+    /// Map `published`.
+    pub published: HashMap<Prefix<PublicationKey>, Publication>,
+    /// Map `port_sets`, `RESERVED_TCP` and `RESERVED_UDP`.
+    pub reserved: [PortRanges; 2],
+    /// Map `port_sets`, `PUBLISHED_TCP` and `PUBLISHED_UDP`.
+    pub published_ports: [PortRanges; 2],
+    /// Map `settings`.
+    pub settings: Settings,
+}
+
+/// Makes the contents. `publications` are those of the state that no process of the host stands in the way of.
+pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts: &KernelFacts) -> Tables {
+    let published_ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications, protocol));
+    Tables {
+        devices: devices(state, facts),
+        endpoints: endpoints(state, facts),
+        remotes: remotes(state),
+        peers: peers(state, facts),
+        vxlan: vxlan(state),
+        subnets: subnets(state, facts),
+        addresses: facts.addresses.iter().map(|(address, ifindex)| (Address::from(*address), *ifindex)).collect(),
+        published: publication_entries(publications),
+        reserved: reserved(state, &published_ports, facts),
+        published_ports,
+        settings: settings(state, facts),
+    }
+}
+
+fn v4(address: Ipv4Addr) -> Address {
+    IpAddr::V4(address).into()
+}
+
+fn mac(mac: model::MacAddress) -> MacAddress {
+    MacAddress { octets: mac.0 }
+}
+
+fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
+    [
+        (network.internal, flags::INTERNAL),
+        (network.inter_container, flags::INTER_CONTAINER),
+        (network.masquerade, flags::MASQUERADE),
+        (facts.forwarding, flags::FORWARDING),
+        (network.vxlan.is_some(), flags::OVERLAY),
+    ]
+    .into_iter()
+    .filter_map(|(set, flag)| set.then_some(flag))
+    .sum()
+}
+
+fn endpoint_flags(endpoint: &ResolvedEndpoint, network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
+    let published = if endpoint.published { flags::PUBLISHED } else { 0 };
+    let gateway = if endpoint.default_route { flags::GATEWAY } else { 0 };
+    network_flags(network, facts) | published | gateway
+}
+
+fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
+    let mut devices = HashMap::new();
+    for (name, network) in &state.networks {
+        let of_network = |role, fact: &super::facts::DeviceFact| Device {
+            role,
+            flags: network_flags(network, facts),
+            network: network.number,
+            epoch: 0,
+            address: Address::UNSPECIFIED,
+            gateway: v4(network.gateway),
+            prefix_length: 0,
+            mtu: fact.mtu,
+            mac: mac(fact.mac),
+            vxlan_port: 0,
+            vni: network.vni().unwrap_or(0),
+            reserved: 0,
+        };
+        let bridge = facts.bridges.get(name).map(|fact| (fact.ifindex, of_network(DeviceRole::BRIDGE, fact)));
+        let vxlan = facts.vxlans.get(name).map(|fact| (fact.ifindex, of_network(DeviceRole::VXLAN, fact)));
+        devices.extend(bridge.into_iter().chain(vxlan));
+    }
+    for (id, endpoint) in &state.endpoints {
+        let (Some(veth), Some(network)) = (facts.veths.get(id), state.networks.get(&id.network)) else { continue };
+        let device = Device {
+            role: DeviceRole::CONTAINER,
+            flags: endpoint_flags(endpoint, network, facts),
+            network: network.number,
+            epoch: endpoint.epoch,
+            address: v4(endpoint.address.ip()),
+            gateway: v4(network.gateway),
+            prefix_length: endpoint.address.prefix().into(),
+            mtu: veth.mtu,
+            mac: mac(endpoint.mac),
+            vxlan_port: 0,
+            vni: network.vni().unwrap_or(0),
+            reserved: 0,
+        };
+        devices.insert(veth.ifindex, device);
+    }
+    let overlays = state.networks.values().any(|network| network.vxlan.is_some());
+    for uplink in &facts.uplinks {
+        let device = Device {
+            role: DeviceRole::UPLINK,
+            flags: if facts.forwarding { flags::FORWARDING } else { 0 },
+            network: 0,
+            epoch: 0,
+            address: uplink.address.map_or(Address::UNSPECIFIED, v4),
+            gateway: Address::UNSPECIFIED,
+            prefix_length: 0,
+            mtu: uplink.mtu,
+            mac: mac(uplink.mac.unwrap_or(model::MacAddress([0; 6]))),
+            vxlan_port: if overlays { vxlan_port(state) } else { 0 },
+            vni: 0,
+            reserved: 0,
+        };
+        devices.insert(uplink.ifindex, device);
+    }
+    devices
+}
+
+/// The UDP port of VXLAN on this host.
+pub fn vxlan_port(state: &ResolvedState) -> u16 {
+    state.host.vxlan_port.unwrap_or(VXLAN_PORT)
+}
+
+fn endpoints(state: &ResolvedState, facts: &KernelFacts) -> HashMap<EndpointKey, Endpoint> {
+    let mut endpoints = HashMap::new();
+    for (id, endpoint) in &state.endpoints {
+        // Without all three nothing could be delivered: the map holds what works.
+        let (Some(veth), Some(bridge), Some(network)) =
+            (facts.veths.get(id), facts.bridges.get(&id.network), state.networks.get(&id.network))
+        else {
+            continue;
+        };
+        let key = EndpointKey { network: network.number, address: v4(endpoint.address.ip()) };
+        let value = Endpoint {
+            ifindex: veth.ifindex,
+            epoch: endpoint.epoch,
+            mac: mac(endpoint.mac),
+            gateway_mac: mac(bridge.mac),
+            flags: endpoint_flags(endpoint, network, facts),
+        };
+        endpoints.insert(key, value);
+    }
+    endpoints
+}
+
+fn remotes(state: &ResolvedState) -> HashMap<EndpointKey, Remote> {
+    state
+        .remotes
+        .iter()
+        .filter_map(|remote| {
+            let key = EndpointKey { network: remote.network_number, address: v4(remote.address) };
+            let peer = state.peers.get(&remote.vtep)?.number;
+            Some((key, Remote { peer, mac: mac(remote.mac), reserved: 0 }))
+        })
+        .collect()
+}
+
+fn peers(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Peer> {
+    let Some(local) = facts.vtep else { return HashMap::new() };
+    state
+        .peers
+        .iter()
+        .filter_map(|(vtep, peer)| {
+            let ifindex = *facts.peer_uplinks.get(vtep)?;
+            let value = Peer {
+                local: v4(local),
+                remote: Address::from(*vtep),
+                ifindex,
+                port: vxlan_port(state),
+                reserved: 0,
+            };
+            Some((peer.number, value))
+        })
+        .collect()
+}
+
+fn vxlan(state: &ResolvedState) -> HashMap<VxlanKey, u32> {
+    let mut senders = HashMap::new();
+    for network in state.networks.values() {
+        if let Some(vni) = network.vni() {
+            senders.insert(VxlanKey { vni, peer: Address::UNSPECIFIED }, network.number);
+        }
+    }
+    for (vtep, peer) in &state.peers {
+        for network in peer.networks.iter().filter_map(|name| state.networks.get(name)) {
+            if let Some(vni) = network.vni() {
+                senders.insert(VxlanKey { vni, peer: Address::from(*vtep) }, network.number);
+            }
+        }
+    }
+    senders
+}
+
+fn subnets(state: &ResolvedState, facts: &KernelFacts) -> HashMap<Prefix<SubnetKey>, Subnet> {
+    state
+        .networks
+        .values()
+        .map(|network| {
+            let bits = V4_MAPPED_BITS + u32::from(network.subnet.prefix());
+            let key = Prefix::new(bits, SubnetKey { address: v4(network.subnet.network()) });
+            (key, Subnet { network: network.number, flags: network_flags(network, facts) })
+        })
+        .collect()
+}
+
+fn publication_entries(
+    publications: &[&ResolvedPublication],
+) -> HashMap<Prefix<PublicationKey>, Publication> {
+    let mut entries = HashMap::new();
+    for publication in publications {
+        let host_address = publication.host_address.map_or(Address::UNSPECIFIED, v4);
+        let value = Publication {
+            address: v4(publication.address),
+            network: publication.network_number,
+            first_host_port: publication.host_ports.first,
+            first_container_port: publication.container_ports.first,
+            // Not its position: entries of the others must stay as they are when one comes or goes.
+            publication: publication_number(publication),
+        };
+        for prefix in publication_prefixes(publication.protocol.number(), &host_address, publication.host_ports) {
+            entries.insert(prefix, value);
+        }
+    }
+    entries
+}
+
+/// Number of a publication in the map, for people who look for its entries: the same as long as the publication is.
+pub fn publication_number(publication: &ResolvedPublication) -> u32 {
+    (stable_hash(0, &[&publication.container, &publication.host_side()]) >> 32) as u32
+}
+
+fn published(publications: &[&ResolvedPublication], protocol: Protocol) -> PortRanges {
+    let of_protocol = publications.iter().filter(|publication| publication.protocol == protocol);
+    of_protocol.map(|publication| publication.host_ports).collect()
+}
+
+/// Ports that masquerade must keep off: published ones, the tunnel's, those of sockets, and what the administrator
+/// reserved.
+fn reserved(
+    state: &ResolvedState,
+    published_ports: &[PortRanges; 2],
+    facts: &KernelFacts,
+) -> [PortRanges; 2] {
+    let [tcp, udp] = published_ports;
+    let tunnel: PortRanges = [PortRange::single(vxlan_port(state))].into_iter().collect();
+    [
+        tcp.union(&facts.bound.tcp).union(&facts.reserved),
+        udp.union(&facts.bound.udp).union(&facts.reserved).union(&tunnel),
+    ]
+}
+
+fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
+    let pool = state.host.masquerade_ports.unwrap_or_else(|| default_pool(facts.ephemeral));
+    let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let timeouts = &state.host.timeouts;
+    Settings {
+        netns_cookie: facts.netns_cookie,
+        udp_timeout_ns: nanoseconds(timeouts.udp),
+        tcp_established_timeout_ns: nanoseconds(timeouts.tcp_established),
+        tcp_transitory_timeout_ns: nanoseconds(timeouts.tcp_transitory),
+        icmp_query_timeout_ns: nanoseconds(timeouts.icmp_query),
+        port_hold_ns: nanoseconds(PORT_HOLD),
+        first_port: pool.first,
+        last_port: pool.last,
+        reserved: [0; 12],
+    }
+}
+
+#[cfg(test)]
+mod tests;
