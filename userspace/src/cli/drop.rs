@@ -23,7 +23,7 @@ impl Drop {
                 ["REASON", "PACKETS", "BYTES"],
                 most_first
                     .iter()
-                    .map(|(reason, count)| [reason.clone(), count.packets.to_string(), count.bytes.to_string()]),
+                    .map(|(reason, count)| [(*reason).clone(), count.packets.to_string(), count.bytes.to_string()]),
             )),
         }
     }
