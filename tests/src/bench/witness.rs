@@ -1,6 +1,6 @@
 //! Proof that a measurement measured what it claims: the counters of weft's paths.
 
-use std::{fmt, rc::Rc};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
@@ -47,30 +47,29 @@ impl Witness {
 
     /// Fails unless the counters moved by what was sent.
     pub fn check(&self, before: Reading, after: Reading, expected: Expected) -> Result<()> {
-        let moved = |before: u64, after: u64| after.saturating_sub(before);
-        let forward = moved(before.forward, after.forward);
-        if self.forward == self.backward {
-            let both = |(a, b): (u64, u64), (c, d): (u64, u64)| (a + c, b + d);
-            return self.judge(self.forward, forward, both(expected.forward, expected.backward));
-        }
-        self.judge(self.forward, forward, expected.forward)?;
-        self.judge(self.backward, moved(before.backward, after.backward), expected.backward)
-    }
-
-    fn judge(&self, path: &str, moved: u64, (least, most): (u64, u64)) -> Result<()> {
-        ensure!(
-            (least..=most).contains(&moved),
-            "{self}: the counter {path} moved by {moved} packets, but {least} to {most} were sent: \
-             this measured another path"
-        );
-        Ok(())
+        compare((self.forward, self.backward), before, after, expected)
+            .with_context(|| format!("weft with {}", self.daemon.file().display()))
     }
 }
 
-impl fmt::Display for Witness {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "weft with {}", self.daemon.file().display())
+fn compare(paths: (&str, &str), before: Reading, after: Reading, expected: Expected) -> Result<()> {
+    let forward = after.forward.saturating_sub(before.forward);
+    let backward = after.backward.saturating_sub(before.backward);
+    if paths.0 == paths.1 {
+        // One counter for both directions.
+        let both = |(a, b): (u64, u64), (c, d): (u64, u64)| (a + c, b + d);
+        return judge(paths.0, forward, both(expected.forward, expected.backward));
     }
+    judge(paths.0, forward, expected.forward)?;
+    judge(paths.1, backward, expected.backward)
+}
+
+fn judge(path: &str, moved: u64, (least, most): (u64, u64)) -> Result<()> {
+    ensure!(
+        (least..=most).contains(&moved),
+        "the counter {path} moved by {moved} packets, but {least} to {most} were sent: another path was measured"
+    );
+    Ok(())
 }
 
 impl Expected {
@@ -101,6 +100,23 @@ impl Expected {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_that_did_not_carry_the_packets_is_found_out() {
+        let at = |forward, backward| Reading { forward, backward };
+        let expected = Expected::of_messages(1000);
+        let out_and_in = ("masquerade_out", "masquerade_in");
+        assert!(compare(out_and_in, at(5, 5), at(1005, 1007), expected).is_ok());
+        assert!(
+            compare(out_and_in, at(5, 5), at(1005, 5), expected).is_err(),
+            "the replies went another way"
+        );
+        assert!(compare(out_and_in, at(5, 5), at(500, 1005), expected).is_err());
+        assert!(compare(out_and_in, at(0, 0), at(9000, 1000), expected).is_err(), "counted too often");
+        let bridge = ("bridge", "bridge");
+        assert!(compare(bridge, at(0, 0), at(2000, 2000), expected).is_ok());
+        assert!(compare(bridge, at(0, 0), at(1000, 1000), expected).is_err());
+    }
 
     #[test]
     fn expected_packets() {

@@ -16,7 +16,7 @@ use crate::{Container, Host, Lab, bench::statistics::Spread};
 const MOST_ON_A_NETWORK: usize = 500;
 /// Longest time until `ready`.
 const READY_LIMIT: Duration = Duration::from_secs(600);
-/// Port of the first container's server.
+/// Port of the servers in the containers that are added.
 const ECHO: u16 = 7;
 
 /// What a number of containers cost.
@@ -28,7 +28,7 @@ pub struct Figures {
     pub networks: usize,
     /// From the start of the daemon until `ready`, with nothing there before.
     pub ready_s: f64,
-    /// From the change of the file until one more container has connected to the first one of its network.
+    /// From the change of the file until one more container answers a connection from the first one of its network.
     pub one_more_ms: Spread,
     /// The daemon's own time for that, if it tells.
     pub one_more_apply_ms: Option<Spread>,
@@ -66,15 +66,15 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
     let cost = Cost::of(&daemon)?;
     eprintln!("{count} containers: ready after {ready_s:.1} s");
     let first = containers.first().context("no containers")?;
-    let _server = first.serve_echo(ECHO)?;
-    let target = SocketAddr::new(address(0, networks).parse()?, ECHO);
-    let (mut answered, mut applied) = (Vec::new(), Vec::new());
+    // An ARP request that nobody answers is repeated after a second by default, which would hide what is
+    // measured. These settings belong to the device, so the first container asks: it has one already.
+    first.sysctl("net.ipv4.neigh.eth0.retrans_time_ms", "5")?;
+    first.sysctl("net.ipv4.neigh.eth0.mcast_solicit", "1")?;
+    let (mut answered, mut applied, mut servers) = (Vec::new(), Vec::new(), Vec::new());
     for more in 1..=rounds {
         let container = containers.get(count + more - 1).context("too few containers")?;
-        // A lost ARP request is repeated after a second by default, which would hide what is measured.
-        container.sysctl("net.ipv4.neigh.default.retrans_time_ms", "5")?;
-        container.sysctl("net.ipv4.neigh.default.mcast_solicit", "1000")?;
-        let probe = Probe::start(container, target)?;
+        servers.push(container.serve_echo(ECHO)?);
+        let probe = Probe::start(first, SocketAddr::new(added_address(more - 1).parse()?, ECHO))?;
         let changed = Instant::now();
         daemon.rewrite(&file(count, more, networks))?;
         answered.push((probe.wait()? - changed).as_secs_f64() * 1e3);
@@ -103,6 +103,11 @@ fn address(index: usize, networks: usize) -> String {
     format!("10.{}.{}.{}", 100 + network, position / 200, position % 200 + 10)
 }
 
+/// Of the containers that are added, on the first network.
+fn added_address(extra: usize) -> String {
+    format!("10.100.200.{}", extra + 10)
+}
+
 /// `count` containers dealt out to the networks, and `more` on the first network.
 fn file(count: usize, more: usize, networks: usize) -> String {
     let mut text = "name: scale\nx-weft:\n  uplinks: [ eth0 ]\nnetworks:\n".to_owned();
@@ -113,7 +118,7 @@ fn file(count: usize, more: usize, networks: usize) -> String {
     }
     text.push_str("services:\n");
     let dealt = (0..count).map(|index| (index, index % networks, address(index, networks)));
-    let added = (0..more).map(|extra| (count + extra, 0, format!("10.100.200.{}", extra + 10)));
+    let added = (0..more).map(|extra| (count + extra, 0, added_address(extra)));
     for (index, network, address) in dealt.chain(added) {
         let name = name(index);
         let _ = writeln!(
