@@ -41,8 +41,12 @@ impl Apply {
                     eprintln!("problem: {problem}");
                 }
                 match global.output {
-                    output::Format::Json => output::json(&Document { changes: &changes, problems: &problems }),
-                    output::Format::Table => changes.iter().try_for_each(|change| output::print(&change.to_string())),
+                    output::Format::Json => {
+                        output::json(&Document { changes: &changes, problems: &problems })
+                    }
+                    output::Format::Table => {
+                        changes.iter().try_for_each(|change| output::print(&change.to_string()))
+                    }
                 }
             }
             other => Err(unexpected(other)),

@@ -21,9 +21,9 @@ impl Drop {
             output::Format::Json => output::json(&drops),
             output::Format::Table => output::print(&output::table(
                 ["REASON", "PACKETS", "BYTES"],
-                most_first
-                    .iter()
-                    .map(|(reason, count)| [(*reason).clone(), count.packets.to_string(), count.bytes.to_string()]),
+                most_first.iter().map(|(reason, count)| {
+                    [(*reason).clone(), count.packets.to_string(), count.bytes.to_string()]
+                }),
             )),
         }
     }

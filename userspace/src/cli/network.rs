@@ -48,10 +48,9 @@ impl Network {
                 },
             ),
             Self::Inspect { name } => {
-                let network = networks
-                    .iter()
-                    .find(|network| network.name == *name)
-                    .ok_or_else(|| Failure::Failed(format!("there is no network {name}; see: weft network ls")))?;
+                let network = networks.iter().find(|network| network.name == *name).ok_or_else(|| {
+                    Failure::Failed(format!("there is no network {name}; see: weft network ls"))
+                })?;
                 inspect(network, global.output)
             }
         }

@@ -55,13 +55,18 @@ fn print(status: &StatusView) -> Outcome {
     } else {
         parts.push("daemon      not running; the dataplane goes on as it was left".to_owned());
     }
-    section(&mut parts, "PROBLEMS", status.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    section(
+        &mut parts,
+        "PROBLEMS",
+        status.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    );
     let uplinks = status.uplinks.iter().map(|uplink| {
         [uplink.name.clone(), uplink.ifindex.to_string(), or_dash(uplink.address), uplink.mtu.to_string()]
     });
     section(&mut parts, "", rows(["UPLINK", "INDEX", "ADDRESS", "MTU"], uplinks));
     let dash = |text: &String| if text.is_empty() { "-".to_owned() } else { text.clone() };
-    let sysctls = status.sysctls.iter().map(|found| [found.name.clone(), dash(&found.before), dash(&found.now)]);
+    let sysctls =
+        status.sysctls.iter().map(|found| [found.name.clone(), dash(&found.before), dash(&found.now)]);
     section(&mut parts, "", rows(["SYSCTL", "BEFORE", "NOW"], sysctls));
     let programs = status.programs.iter().map(|program| {
         [

@@ -113,9 +113,7 @@ fn remove_socket(socket: &Path, errors: &mut Vec<String>) {
 /// Removes a directory if it is empty; what others put there keeps it.
 fn remove_directory(directory: &Path, errors: &mut Vec<String>) {
     match fs::remove_dir(directory) {
-        Err(error)
-            if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
-        {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
             errors.push(format!("cannot remove {}: {error}", directory.display()));
         }
         _ => {}

@@ -43,19 +43,24 @@ pub fn ask(socket: &Path, request: &Request) -> Result<Reply, Error> {
     let failed = |source| Error::Io { socket: socket.to_owned(), source };
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
-        Err(error)
-            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
-        {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Err(Error::NotRunning(socket.to_owned()));
         }
         Err(error) => return Err(failed(error)),
+    };
+    // A daemon that is killed between the connection and its answer.
+    let died = |error: io::Error| match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::NotRunning(socket.to_owned()),
+        _ => failed(error),
     };
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     let unintelligible = |source| Error::Unintelligible { socket: socket.to_owned(), source };
     let mut line = serde_json::to_vec(request).map_err(unintelligible)?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(failed)?;
+    stream.write_all(&line).map_err(died)?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
+    if BufReader::new(stream).read_line(&mut answer).map_err(died)? == 0 {
+        return Err(Error::NotRunning(socket.to_owned()));
+    }
     serde_json::from_str(&answer).map_err(unintelligible)
 }

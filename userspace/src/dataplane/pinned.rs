@@ -24,7 +24,10 @@ impl Pinned {
     /// Packets by the way they took.
     pub fn counters(&self) -> Result<Vec<(Way, Counter)>> {
         let cells = self.per_cpu(map::COUNTERS)?;
-        Way::ALL.iter().map(|&way| Ok((way, super::observe::sum(&cells, map::COUNTERS, way as u32)?))).collect()
+        Way::ALL
+            .iter()
+            .map(|&way| Ok((way, super::observe::sum(&cells, map::COUNTERS, way as u32)?)))
+            .collect()
     }
 
     /// Dropped packets by reason.

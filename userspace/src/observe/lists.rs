@@ -54,7 +54,9 @@ pub fn endpoints(applied: &Applied, desired: &DesiredState) -> Vec<EndpointView>
             ContainerNamespace::None => ("none", None),
             ContainerNamespace::Host => ("host", None),
             ContainerNamespace::SharedWith(other) => ("shared", Some(format!("container {other}"))),
-            ContainerNamespace::Named(_) | ContainerNamespace::Pid(_) | ContainerNamespace::Docker(_) => continue,
+            ContainerNamespace::Named(_) | ContainerNamespace::Pid(_) | ContainerNamespace::Docker(_) => {
+                continue;
+            }
         };
         let view = EndpointView { place, ..bare(name, None, mode) };
         views.push(view);

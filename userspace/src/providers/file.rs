@@ -95,9 +95,7 @@ impl Watch {
             let concerns_us = match &event {
                 // Reading a file is no change, and our own reading would never end otherwise.
                 Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
-                Ok(event) => {
-                    event.need_rescan() || event.paths.iter().any(|path| concerns(path, &names))
-                }
+                Ok(event) => event.need_rescan() || event.paths.iter().any(|path| concerns(path, &names)),
                 // Something was lost: look.
                 Err(_) => true,
             };

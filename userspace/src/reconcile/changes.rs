@@ -86,7 +86,8 @@ fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
         objects.insert(format!("endpoint {id}"), detail);
     }
     for publication in &state.publications {
-        let target = format!("-> {} {}:{}", publication.endpoint, publication.address, publication.container_ports);
+        let target =
+            format!("-> {} {}:{}", publication.endpoint, publication.address, publication.container_ports);
         objects.insert(format!("port {}", key(publication)), target);
     }
     for remote in &state.remotes {
@@ -125,10 +126,15 @@ mod tests {
             between(before, after).iter().map(ToString::to_string).collect()
         };
         let nothing = ResolvedState::default();
-        let (Some(one), Some(other)) = (state([10, 10, 0, 1]), state([10, 10, 0, 2])) else { panic!("literal") };
+        let (Some(one), Some(other)) = (state([10, 10, 0, 1]), state([10, 10, 0, 2])) else {
+            panic!("literal")
+        };
         assert_eq!(lines(&nothing, &one), ["+ network front 10.10.0.0/24 gateway 10.10.0.1 on br-front"]);
         assert_eq!(lines(&one, &nothing), ["- network front 10.10.0.0/24 gateway 10.10.0.1 on br-front"]);
         assert_eq!(lines(&one, &one), Vec::<String>::new());
-        assert!(lines(&one, &other)[0].starts_with("~ network front 10.10.0.0/24 gateway 10.10.0.1 on br-front -> "));
+        assert!(
+            lines(&one, &other)[0]
+                .starts_with("~ network front 10.10.0.0/24 gateway 10.10.0.1 on br-front -> ")
+        );
     }
 }

@@ -63,6 +63,17 @@ pub enum Recheck {
     Nothing,
 }
 
+/// The host side of the work.
+#[derive(Debug, Clone, Copy)]
+pub struct Host<'a> {
+    /// To its devices.
+    pub netlink: &'a Netlink,
+    /// What it had when the round began.
+    pub kernel: &'a Kernel,
+    /// Its programs.
+    pub dataplane: &'a Dataplane,
+}
+
 /// An interface that was worked on and whose host side may still be down.
 #[derive(Debug)]
 pub struct Pending {
@@ -93,12 +104,11 @@ impl Containers {
         &mut self,
         state: &ResolvedState,
         uplinks: &[UplinkFact],
-        netlink: &Netlink,
-        kernel: &Kernel,
-        dataplane: &Dataplane,
+        host: Host<'_>,
         recheck: Recheck,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
+        let Host { netlink, kernel, dataplane } = host;
         self.verified.retain(|id, _| state.endpoints.contains_key(id));
         self.failed.clear();
         let mut pending = Vec::new();
@@ -119,8 +129,10 @@ impl Containers {
             }
             match ensure_one(&shape, netlink, dataplane).await {
                 Ok((ifindex, peer)) => {
-                    self.verified
-                        .insert(id.clone(), Verified { ifindex, peer, shape: shape.clone(), at: Instant::now() });
+                    self.verified.insert(
+                        id.clone(),
+                        Verified { ifindex, peer, shape: shape.clone(), at: Instant::now() },
+                    );
                     pending.push(Pending { id: id.clone(), device: shape.spec.name });
                 }
                 Err(reason) => {
@@ -205,9 +217,7 @@ async fn ensure_one(
     let inside = Netlink::in_namespace(&namespace).await.map_err(text)?;
     let ensured = netlink.ensure_veth(&shape.spec, &namespace, &inside).await.map_err(text)?;
     for program in [TcProgram::FromContainer, TcProgram::ToContainer] {
-        dataplane
-            .ensure_tc(&shape.spec.name, ensured.ifindex, program)
-            .map_err(|error| error.to_string())?;
+        dataplane.ensure_tc(&shape.spec.name, ensured.ifindex, program).map_err(|error| error.to_string())?;
     }
     inside.ensure_loopback_up().await.map_err(text)?;
     ensure_addresses(shape, ensured.container_ifindex, &inside).await.map_err(text)?;

@@ -56,7 +56,10 @@ pub async fn ensure(
     changed
 }
 
-#[expect(clippy::too_many_arguments, reason = "one network's share of the round; a struct would only rename them")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one network's share of the round; a struct would only rename them"
+)]
 async fn ensure_one(
     name: &str,
     network: &ResolvedNetwork,

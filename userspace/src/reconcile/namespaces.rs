@@ -18,7 +18,11 @@ impl Cookies {
         self.0.remove(identity);
     }
 
-    async fn of(&mut self, reference: &NamespaceRef, identity: NamespaceIdentity) -> netdev::Result<FoundNamespace> {
+    async fn of(
+        &mut self,
+        reference: &NamespaceRef,
+        identity: NamespaceIdentity,
+    ) -> netdev::Result<FoundNamespace> {
         let found = |identity, cookie| FoundNamespace { reference: reference.clone(), identity, cookie };
         if let Some(cookie) = self.0.get(&identity) {
             return Ok(found(identity, *cookie));
@@ -35,9 +39,9 @@ pub fn reference(container: &Container) -> Option<Result<NamespaceRef, &'static 
     match &container.namespace {
         ContainerNamespace::Named(name) => Some(Ok(NamespaceRef::Named(name.clone()))),
         ContainerNamespace::Pid(pid) => Some(Ok(NamespaceRef::Pid(*pid))),
-        ContainerNamespace::Docker(_) => {
-            Some(Err("'container: …' needs the Docker provider, which this version does not have; name a netns or pid"))
-        }
+        ContainerNamespace::Docker(_) => Some(Err(
+            "'container: …' needs the Docker provider, which this version does not have; name a netns or pid",
+        )),
         ContainerNamespace::None | ContainerNamespace::Host | ContainerNamespace::SharedWith(_) => None,
     }
 }

@@ -37,8 +37,10 @@ async fn apply(state: &ResolvedState, netlink: &Netlink, kernel: &Kernel) -> net
         let wanted = wanted(name, state);
         let forwarding = netlink.forwarding_entries(Some(vxlan.ifindex)).await?;
 
-        let own: Vec<_> =
-            forwarding.iter().filter(|entry| entry.ifindex == vxlan.ifindex && entry.bridge.is_none()).collect();
+        let own: Vec<_> = forwarding
+            .iter()
+            .filter(|entry| entry.ifindex == vxlan.ifindex && entry.bridge.is_none())
+            .collect();
         let floods: HashSet<IpAddr> = own
             .iter()
             .filter(|entry| entry.mac_address == MacAddress([0; 6]))

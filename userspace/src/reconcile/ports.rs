@@ -69,6 +69,7 @@ fn stands_in_the_way(socket: &LocalSocket, publication: &ResolvedPublication) ->
 async fn describe(publication: &ResolvedPublication) -> netdev::Result<String> {
     let address = publication.host_address.map(IpAddr::V4);
     let found = holders(publication.protocol, address, publication.host_ports).await?;
-    let holder = found.first().map_or_else(|| "a process held it a moment ago".to_owned(), ToString::to_string);
+    let holder =
+        found.first().map_or_else(|| "a process held it a moment ago".to_owned(), ToString::to_string);
     Ok(format!("{holder}; stop that process or publish another port"))
 }

@@ -32,11 +32,8 @@ pub fn detach_superfluous(wanted: &HashSet<u32>, dataplane: &Dataplane, problems
             return;
         }
     };
-    let stale: HashSet<u32> = attached
-        .iter()
-        .filter_map(|link| link.ifindex)
-        .filter(|ifindex| !wanted.contains(ifindex))
-        .collect();
+    let stale: HashSet<u32> =
+        attached.iter().filter_map(|link| link.ifindex).filter(|ifindex| !wanted.contains(ifindex)).collect();
     for ifindex in stale {
         if let Err(error) = dataplane.detach(ifindex) {
             problems.push(Problem::new(format!("programs on device with index {ifindex}"), error));

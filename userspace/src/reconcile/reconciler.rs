@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    containers::{Containers, Recheck},
+    containers::{Containers, Host, Recheck},
     devices,
     facts::{DeviceFact, KernelFacts, UplinkFact},
     kernel::Kernel,
@@ -167,11 +167,15 @@ impl Reconciler {
         let uplinks = uplinks::find(&state.host, &kernel, &mut problems);
         let vtep = tunnel_address(&state, &uplinks);
         let refused = self.ports.check(&state).await?;
-        let publications: Vec<&ResolvedPublication> =
-            state.publications.iter().filter(|publication| !refused.contains_key(&key(publication))).collect();
+        let publications: Vec<&ResolvedPublication> = state
+            .publications
+            .iter()
+            .filter(|publication| !refused.contains_key(&key(publication)))
+            .collect();
         for publication in &state.publications {
             if let Some(reason) = refused.get(&key(publication)) {
-                let object = format!("port {} of container {}", publication.host_side(), publication.container);
+                let object =
+                    format!("port {} of container {}", publication.host_side(), publication.container);
                 problems.push(Problem::new(object, reason));
             }
         }
@@ -180,7 +184,11 @@ impl Reconciler {
         let superfluous = devices::superfluous(&state, &kernel);
         if !superfluous.is_empty() {
             let facts = self.facts(&state, &uplinks, vtep, &kernel, BTreeMap::new());
-            self.maps.withdraw(&tables::build(&state, &publications, &facts), &mut self.dataplane, &mut problems);
+            self.maps.withdraw(
+                &tables::build(&state, &publications, &facts),
+                &mut self.dataplane,
+                &mut problems,
+            );
             devices::remove(&superfluous, &self.netlink, &mut problems).await;
             kernel.read_devices(&self.netlink).await?;
         }
@@ -197,10 +205,8 @@ impl Reconciler {
             (Depth::Sample | Depth::Full, Some(moment)) => Recheck::Before(moment),
             _ => Recheck::Nothing,
         };
-        let pending = self
-            .containers
-            .ensure(&state, &uplinks, &self.netlink, &kernel, &self.dataplane, recheck, &mut problems)
-            .await;
+        let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
+        let pending = self.containers.ensure(&state, &uplinks, host, recheck, &mut problems).await;
         if !pending.is_empty() {
             kernel.read_devices(&self.netlink).await?;
         }
@@ -247,7 +253,8 @@ impl Reconciler {
         let each = |ranges: &PortRanges, protocol: Protocol| -> Vec<(Protocol, u16)> {
             ranges.iter().flat_map(|range| range.first..=range.last).map(|port| (protocol, port)).collect()
         };
-        let bound = each(&self.bound.tcp, Protocol::Tcp).into_iter().chain(each(&self.bound.udp, Protocol::Udp));
+        let bound =
+            each(&self.bound.tcp, Protocol::Tcp).into_iter().chain(each(&self.bound.udp, Protocol::Udp));
         Ok(LeaseFacts {
             host_routes: kernel.foreign_routes(),
             namespaces,
@@ -280,7 +287,9 @@ impl Reconciler {
                     found.insert(*vtep, route.ifindex);
                     continue;
                 }
-                Some(_) => "the route to it leads through a device that is no uplink; name that in x-weft.uplinks",
+                Some(_) => {
+                    "the route to it leads through a device that is no uplink; name that in x-weft.uplinks"
+                }
                 None => "this host has no route to it",
             };
             problems.push(Problem::new(format!("peer {vtep}"), reason));

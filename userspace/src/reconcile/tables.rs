@@ -7,8 +7,8 @@ use std::{
 };
 
 use dataplane_common::abi::{
-    Address, Device, DeviceRole, Endpoint, EndpointKey, MacAddress, Peer, Publication, PublicationKey, Remote,
-    Settings, Subnet, SubnetKey, VxlanKey, flags,
+    Address, Device, DeviceRole, Endpoint, EndpointKey, MacAddress, Peer, Publication, PublicationKey,
+    Remote, Settings, Subnet, SubnetKey, VxlanKey, flags,
 };
 
 use super::{
@@ -68,7 +68,11 @@ pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts
         peers: peers(state, facts),
         vxlan: vxlan(state),
         subnets: subnets(state, facts),
-        addresses: facts.addresses.iter().map(|(address, ifindex)| (Address::from(*address), *ifindex)).collect(),
+        addresses: facts
+            .addresses
+            .iter()
+            .map(|(address, ifindex)| (Address::from(*address), *ifindex))
+            .collect(),
         published: publication_entries(publications),
         reserved: reserved(state, &published_ports, facts),
         published_ports,
@@ -125,7 +129,9 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
         devices.extend(bridge.into_iter().chain(vxlan));
     }
     for (id, endpoint) in &state.endpoints {
-        let (Some(veth), Some(network)) = (facts.veths.get(id), state.networks.get(&id.network)) else { continue };
+        let (Some(veth), Some(network)) = (facts.veths.get(id), state.networks.get(&id.network)) else {
+            continue;
+        };
         let device = Device {
             role: DeviceRole::CONTAINER,
             flags: endpoint_flags(endpoint, network, facts),
@@ -264,7 +270,9 @@ fn publication_entries(
             // Not its position: entries of the others must stay as they are when one comes or goes.
             publication: publication_number(publication),
         };
-        for prefix in publication_prefixes(publication.protocol.number(), &host_address, publication.host_ports) {
+        for prefix in
+            publication_prefixes(publication.protocol.number(), &host_address, publication.host_ports)
+        {
             entries.insert(prefix, value);
         }
     }

@@ -44,7 +44,13 @@ fn fact(link: &Link, kernel: &Kernel, problems: &mut Vec<Problem>) -> UplinkFact
             "it has no IPv4 address: nothing can be masqueraded there",
         ));
     }
-    UplinkFact { name: link.name.clone(), ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address, address }
+    UplinkFact {
+        name: link.name.clone(),
+        ifindex: link.ifindex,
+        mtu: link.mtu,
+        mac: link.mac_address,
+        address,
+    }
 }
 
 fn primary_address(ifindex: u32, kernel: &Kernel) -> Option<Ipv4Addr> {

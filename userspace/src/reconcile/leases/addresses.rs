@@ -29,7 +29,6 @@ impl Pool {
         self.taken.insert(u32::from(address))
     }
 
-
     /// Gives an address back.
     pub fn free(&mut self, address: Ipv4Addr) {
         self.taken.remove(&u32::from(address));

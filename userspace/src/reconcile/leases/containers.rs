@@ -1,7 +1,7 @@
 //! Addresses, MAC addresses, epochs and interface names of containers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -24,11 +24,13 @@ pub(super) fn resolve(
     state: &mut ResolvedState,
 ) {
     let mut pools = pools(desired, leases, state);
+    let holders = holders(leases);
     let mut devices = BTreeSet::new();
     for (container_name, container) in &desired.containers {
         let default_network = default_network(container, state);
         let namespace = facts.namespaces.get(container_name).cloned();
-        let interfaces = interfaces(container_name, container, namespace.as_ref().map(|found| found.cookie), leases);
+        let interfaces =
+            interfaces(container_name, container, namespace.as_ref().map(|found| found.cookie), leases);
         for ((network_name, attachment), interface) in container.attachments.iter().zip(interfaces) {
             let id = EndpointId { container: container_name.clone(), network: network_name.clone() };
             let object = format!("container {container_name} in network {network_name}");
@@ -38,7 +40,7 @@ pub(super) fn resolve(
                 state.problems.push(Problem::new(object, "the network is not served; see its own problem"));
                 continue;
             };
-            let address = match address(&id, attachment, network, pool, desired, leases) {
+            let address = match address(&id, attachment, network, pool, &holders, desired, leases) {
                 Ok(address) => address,
                 Err(reason) => {
                     state.problems.push(Problem::new(object, reason));
@@ -47,7 +49,17 @@ pub(super) fn resolve(
             };
             let mac = mac(&id, attachment, network, address, leases);
             let cookie = namespace.as_ref().map(|found| found.cookie);
-            let epoch = epoch(&id, EndpointLease { address, mac, epoch: 0, namespace_cookie: cookie, interface: Some(interface) }, leases);
+            let epoch = epoch(
+                &id,
+                EndpointLease {
+                    address,
+                    mac,
+                    epoch: 0,
+                    namespace_cookie: cookie,
+                    interface: Some(interface),
+                },
+                leases,
+            );
             let Ok(address) = Ipv4Network::new(address, network.subnet.prefix()) else { continue };
             let device = names::veth(container_name, network_name);
             if !devices.insert(device.clone()) {
@@ -110,6 +122,19 @@ fn pools<'a>(desired: &'a DesiredState, leases: &Leases, state: &ResolvedState) 
     pools
 }
 
+/// Who has leased which address, by network, when the round began.
+type Holders = HashMap<(String, Ipv4Addr), Vec<String>>;
+
+fn holders(leases: &Leases) -> Holders {
+    let mut holders = Holders::new();
+    for (container, networks) in &leases.endpoints {
+        for (network, lease) in networks {
+            holders.entry((network.clone(), lease.address)).or_default().push(container.clone());
+        }
+    }
+    holders
+}
+
 /// The network that gives the default route: the highest `gw_priority`, then the first name; never an internal one.
 fn default_network<'a>(container: &'a Container, state: &ResolvedState) -> Option<&'a str> {
     container
@@ -125,11 +150,12 @@ fn address(
     attachment: &Attachment,
     network: &ResolvedNetwork,
     pool: &mut Pool,
+    holders: &Holders,
     desired: &DesiredState,
     leases: &mut Leases,
 ) -> Result<Ipv4Addr, String> {
     if let Some(address) = attachment.ipv4_address {
-        return given_address(id, address, desired, leases);
+        return given_address(id, address, holders, desired, leases);
     }
     let kept = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
     if let Some(lease) = kept
@@ -157,18 +183,22 @@ fn address(
 fn given_address(
     id: &EndpointId,
     address: Ipv4Addr,
+    holders: &Holders,
     desired: &DesiredState,
     leases: &mut Leases,
 ) -> Result<Ipv4Addr, String> {
-    let holder = leases
-        .endpoints
-        .iter()
-        .filter(|(container, _)| **container != id.container)
-        .find(|(_, networks)| networks.get(&id.network).is_some_and(|lease| lease.address == address))
-        .map(|(container, _)| container.clone());
+    let holder = holders.get(&(id.network.clone(), address)).into_iter().flatten();
+    let holder = holder.filter(|container| **container != id.container).find(|container| {
+        // One that had to give it up a moment ago has another one now.
+        leases
+            .endpoints
+            .get(*container)
+            .and_then(|networks| networks.get(&id.network))
+            .is_some_and(|lease| lease.address == address)
+    });
     let Some(holder) = holder else { return Ok(address) };
     let attachment =
-        desired.containers.get(&holder).and_then(|container| container.attachments.get(&id.network));
+        desired.containers.get(holder).and_then(|container| container.attachments.get(&id.network));
     match attachment {
         // It was leased the address and has no other wish.
         Some(Attachment { ipv4_address: None, .. }) => Err(format!(
@@ -176,7 +206,7 @@ fn given_address(
              its own, or this container another one"
         )),
         _ => {
-            if let Some(networks) = leases.endpoints.get_mut(&holder) {
+            if let Some(networks) = leases.endpoints.get_mut(holder) {
                 networks.remove(&id.network);
             }
             Ok(address)
@@ -239,7 +269,9 @@ fn interfaces(name: &str, container: &Container, cookie: Option<u64>, leases: &m
             let position = container.attachments.keys().position(|attached| attached == network);
             match (position, lease.interface) {
                 (Some(position), Some(number))
-                    if cookie.is_some() && lease.namespace_cookie == cookie && !numbers.contains(&Some(number)) =>
+                    if cookie.is_some()
+                        && lease.namespace_cookie == cookie
+                        && !numbers.contains(&Some(number)) =>
                 {
                     numbers[position] = Some(number);
                 }
@@ -261,7 +293,9 @@ fn epoch(id: &EndpointId, lease: EndpointLease, leases: &mut Leases) -> u32 {
     let cookie = lease.namespace_cookie;
     let networks = leases.endpoints.entry(id.container.clone()).or_default();
     let (epoch, namespace_cookie) = match networks.get(&id.network) {
-        Some(kept) if cookie.is_none() || kept.namespace_cookie == cookie => (kept.epoch, kept.namespace_cookie),
+        Some(kept) if cookie.is_none() || kept.namespace_cookie == cookie => {
+            (kept.epoch, kept.namespace_cookie)
+        }
         // It was declared before its namespace existed.
         Some(kept) if kept.namespace_cookie.is_none() => (kept.epoch, cookie),
         _ => {

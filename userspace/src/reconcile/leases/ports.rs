@@ -1,44 +1,36 @@
 //! Host ports of publications that leave them open, and who may have a port.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::LeaseFacts;
 use crate::model::{PortRange, Protocol};
 
-/// A claim on host ports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Host address; `None`: all.
-    pub host_address: Option<Ipv4Addr>,
-    /// Ports.
-    pub ports: PortRange,
-    /// The container that has them.
-    pub container: String,
-}
-
-/// All claims so far.
+/// All claims so far, by protocol and host address (`None`: all), then by the first port of each range. Ranges of one
+/// address never overlap, so the one that begins last before a port is the only one that may hold it.
 #[derive(Debug, Default)]
-pub struct Claims(Vec<Claim>);
+pub struct Claims(BTreeMap<(Protocol, Option<Ipv4Addr>), Ranges>);
+
+/// By first port: last port and holder.
+type Ranges = BTreeMap<u16, (u16, String)>;
 
 impl Claims {
-    /// Who already has one of these ports on the very same address. A specific address beside the wildcard is no
-    /// conflict: the more specific one wins there.
+    /// Who already has one of these ports on the very same address, and which of his. A specific address beside the
+    /// wildcard is no conflict: the more specific one wins there.
     pub fn conflict(
         &self,
         protocol: Protocol,
         address: Option<Ipv4Addr>,
         ports: PortRange,
-    ) -> Option<&Claim> {
-        self.0.iter().find(|claim| {
-            claim.protocol == protocol && claim.host_address == address && claim.ports.overlaps(ports)
-        })
+    ) -> Option<(&str, PortRange)> {
+        overlapping(self.0.get(&(protocol, address))?, ports)
     }
 
-    /// Enters a claim.
-    pub fn add(&mut self, claim: Claim) {
-        self.0.push(claim);
+    /// Enters a claim that has no conflict.
+    pub fn add(&mut self, protocol: Protocol, address: Option<Ipv4Addr>, ports: PortRange, container: &str) {
+        self.0
+            .entry((protocol, address))
+            .or_default()
+            .insert(ports.first, (ports.last, container.to_owned()));
     }
 
     /// One port of `range` that nobody has, with no claim on any address and no process of the host on it.
@@ -56,12 +48,45 @@ impl Claims {
                 && !self
                     .0
                     .iter()
-                    .any(|claim| claim.protocol == protocol && claim.ports.overlaps(PortRange::single(*port)))
+                    .filter(|((claimed, _), _)| *claimed == protocol)
+                    .any(|(_, ranges)| overlapping(ranges, PortRange::single(*port)).is_some())
         };
         let kept = kept.filter(|port| (range.first..=range.last).contains(port) && free(port));
         kept.or_else(|| {
             let offset = (spread % u64::from(range.count())) as u32;
             (0..range.count()).map(|step| range.first + ((offset + step) % range.count()) as u16).find(free)
         })
+    }
+}
+
+fn overlapping(ranges: &Ranges, ports: PortRange) -> Option<(&str, PortRange)> {
+    let (first, (last, container)) = ranges.range(..=ports.last).next_back()?;
+    (*last >= ports.first).then_some((container.as_str(), PortRange { first: *first, last: *last }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn range() -> impl Strategy<Value = PortRange> {
+        (1_u16..200, 0_u16..20).prop_map(|(first, more)| PortRange { first, last: first + more })
+    }
+
+    proptest! {
+        #[test]
+        fn a_conflict_is_found_exactly_where_ranges_overlap(wanted in prop::collection::vec(range(), 0..40)) {
+            let mut claims = Claims::default();
+            let mut taken: Vec<PortRange> = Vec::new();
+            for ports in wanted {
+                let expected = taken.iter().any(|other| other.overlaps(ports));
+                prop_assert_eq!(claims.conflict(Protocol::Tcp, None, ports).is_some(), expected);
+                prop_assert!(claims.conflict(Protocol::Udp, None, ports).is_none());
+                if !expected {
+                    claims.add(Protocol::Tcp, None, ports, "web");
+                    taken.push(ports);
+                }
+            }
+        }
     }
 }

@@ -5,10 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::{
-    LeaseFacts, Leases,
-    ports::{Claim, Claims},
-};
+use super::{LeaseFacts, Leases, ports::Claims};
 use crate::{
     model::{ContainerNamespace, DesiredState, HostPorts, PortRange, Publication},
     reconcile::{
@@ -121,13 +118,10 @@ fn resolve_one(
             PortRange::single(port)
         }
     };
-    if let Some(other) = claims.conflict(protocol, host_address, host_ports) {
-        return Err(format!(
-            "container {} already publishes {}/{protocol} there",
-            other.container, other.ports
-        ));
+    if let Some((other, ports)) = claims.conflict(protocol, host_address, host_ports) {
+        return Err(format!("container {other} already publishes {ports}/{protocol} there"));
     }
-    claims.add(Claim { protocol, host_address, ports: host_ports, container: container.to_owned() });
+    claims.add(protocol, host_address, host_ports, container);
     Ok(ResolvedPublication {
         container: container.to_owned(),
         endpoint: endpoint.clone(),

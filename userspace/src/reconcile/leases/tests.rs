@@ -219,7 +219,11 @@ fn the_default_route_follows_docker() {
 fn a_running_interface_keeps_its_name() {
     let networks = [("a", Some("10.1.0.0/24")), ("b", Some("10.2.0.0/24"))];
     let names = |state: &ResolvedState| -> Vec<String> {
-        state.endpoints.iter().map(|(id, endpoint)| format!("{} {}", id.network, endpoint.interface)).collect()
+        state
+            .endpoints
+            .iter()
+            .map(|(id, endpoint)| format!("{} {}", id.network, endpoint.interface))
+            .collect()
     };
     let mut leases = Leases::new(1);
     let mut with = facts();

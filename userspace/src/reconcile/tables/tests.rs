@@ -88,7 +88,11 @@ fn facts() -> Result<KernelFacts, Box<dyn std::error::Error>> {
     })
 }
 
-fn publication(protocol: Protocol, first: u16, last: u16) -> Result<ResolvedPublication, Box<dyn std::error::Error>> {
+fn publication(
+    protocol: Protocol,
+    first: u16,
+    last: u16,
+) -> Result<ResolvedPublication, Box<dyn std::error::Error>> {
     Ok(ResolvedPublication {
         container: "web".into(),
         endpoint: id(),
@@ -109,7 +113,8 @@ fn address(text: &str) -> Result<Address, std::net::AddrParseError> {
 fn every_device_has_its_role() -> TestResult {
     let tables = build(&state()?, &[], &facts()?);
     let roles: Vec<(u32, u32)> = {
-        let mut roles: Vec<_> = tables.devices.iter().map(|(ifindex, device)| (*ifindex, device.role)).collect();
+        let mut roles: Vec<_> =
+            tables.devices.iter().map(|(ifindex, device)| (*ifindex, device.role)).collect();
         roles.sort_unstable();
         roles
     };
@@ -154,7 +159,10 @@ fn switched_off_forwarding_shows_in_every_flag() -> TestResult {
 fn remote_containers_lead_to_their_peer() -> TestResult {
     let tables = build(&state()?, &[], &facts()?);
     let key = EndpointKey { network: 7, address: address("10.20.0.5")? };
-    assert_eq!(tables.remotes[&key], Remote { peer: 9, mac: MacAddress { octets: mac_of(5).0 }, reserved: 0 });
+    assert_eq!(
+        tables.remotes[&key],
+        Remote { peer: 9, mac: MacAddress { octets: mac_of(5).0 }, reserved: 0 }
+    );
     let peer = &tables.peers[&9];
     assert_eq!((peer.local, peer.remote), (address("192.0.2.1")?, address("192.0.2.2")?));
     assert_eq!((peer.ifindex, peer.port), (2, 4789));

@@ -1,0 +1,110 @@
+//! What the suites share: a usual host with a client outside, and waiting for something to become true.
+#![allow(dead_code, reason = "each suite uses its part")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+use tests::{Container, Daemon, Host, Lab, Segment};
+
+/// Limit of a traffic tool.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// One host with the networks `front` and `back` (internal), and a client outside.
+pub struct OneHost {
+    pub lab: Lab,
+    pub wire: Segment,
+    pub host: Host,
+    pub client: Host,
+    pub web: Container,
+    pub shop: Container,
+    pub other: Container,
+    pub db: Container,
+    pub daemon: Daemon,
+}
+
+/// The file of [`OneHost`]. `front`: web 10.10.0.10, shop 10.10.0.11. `side`: other 10.12.0.12. `back`: shop
+/// 10.11.0.11, db 10.11.0.12.
+pub const ONE_HOST: &str = r#"
+name: suite
+networks:
+  front: { ipam: { config: [ { subnet: 10.10.0.0/24 } ] } }
+  side: { ipam: { config: [ { subnet: 10.12.0.0/24 } ] } }
+  back: { internal: true, ipam: { config: [ { subnet: 10.11.0.0/24 } ] } }
+services:
+  web:
+    networks: { front: { ipv4_address: 10.10.0.10 } }
+    ports:
+      - "8080:80"
+      - "127.0.0.1:8443:80"
+      - "192.0.2.1:8081:80"
+      - "10000-10009:20000-20009"
+      - "11000-11002:80"
+      - "5353:53/udp"
+      - { target: 81, published: "8082", protocol: tcp, mode: host }
+    x-weft: { netns: web }
+  shop:
+    networks: { front: { ipv4_address: 10.10.0.11 }, back: { ipv4_address: 10.11.0.11 } }
+    x-weft: { netns: shop }
+  other:
+    networks: { side: { ipv4_address: 10.12.0.12 } }
+    x-weft: { netns: other }
+  db:
+    networks: { back: { ipv4_address: 10.11.0.12 } }
+    x-weft: { netns: db }
+x-weft: { uplinks: [ eth0 ] }
+"#;
+
+impl OneHost {
+    pub fn new(title: &str) -> Result<Self> {
+        Self::with(title, ONE_HOST)
+    }
+
+    pub fn with(title: &str, file: &str) -> Result<Self> {
+        let lab = Lab::new(title)?;
+        let wire = lab.segment("192.0.2.0/24")?;
+        let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+        let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+        let web = host.container("web")?;
+        let shop = host.container("shop")?;
+        let other = host.container("other")?;
+        let db = host.container("db")?;
+        let daemon = host.weft(file)?;
+        Ok(Self { lab, wire, host, client, web, shop, other, db, daemon })
+    }
+
+    pub fn packets(&self, path: &str) -> Result<u64> {
+        packets(&self.daemon, path)
+    }
+
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        drops(&self.daemon, reason)
+    }
+}
+
+/// Packets that took a path so far.
+pub fn packets(daemon: &Daemon, path: &str) -> Result<u64> {
+    Ok(daemon.json(&["status"])?["counters"][path]["packets"].as_u64().unwrap_or(0))
+}
+
+/// Packets dropped for a reason so far.
+pub fn drops(daemon: &Daemon, reason: &str) -> Result<u64> {
+    Ok(daemon.json(&["status"])?["drops"][reason]["packets"].as_u64().unwrap_or(0))
+}
+
+/// Tries until it is true.
+pub fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<Duration> {
+    let start = Instant::now();
+    loop {
+        match condition() {
+            Ok(true) => return Ok(start.elapsed()),
+            outcome if start.elapsed() > limit => bail!("not within {limit:?}: {what} ({outcome:?})"),
+            _ => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// A number in a tool's report.
+pub fn number(report: &Value, key: &str) -> u64 {
+    report[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {report}"))
+}

@@ -1,0 +1,313 @@
+//! The controller: it applies differences, repairs what is deleted behind its back, survives being killed, and leaves
+//! nothing when it goes.
+
+mod common;
+
+use std::{fs, time::Duration};
+
+use anyhow::Result;
+use common::{LIMIT, ONE_HOST, OneHost, number, within};
+use tests::{Lab, Process, lab::namespace::labtool_result};
+
+/// Traffic of every kind that must not notice what happens around it.
+struct Running {
+    receiver: Process,
+    sender: Process,
+    requests: Process,
+    outgoing: Process,
+    datagrams: Process,
+    _servers: Vec<Process>,
+}
+
+impl Running {
+    /// Bulk TCP through a published port, new connections through it and out of a container, and a UDP echo.
+    fn start(it: &OneHost, seconds: f64) -> Result<Self> {
+        let servers = vec![
+            it.web.serve("request-serve [::]:81")?,
+            it.client.serve("request-serve [::]:9100")?,
+            it.client.serve_echo(7)?,
+        ];
+        let receiver = it.web.serve("tcp-receive [::]:80")?;
+        Ok(Self {
+            sender: it.client.start_labtool(&format!("tcp-send 192.0.2.1:8080 --seconds {seconds}"))?,
+            receiver,
+            requests: it
+                .client
+                .start_labtool(&format!("requests 192.0.2.1:8082 --rate 100 --seconds {seconds}"))?,
+            outgoing: it
+                .shop
+                .start_labtool(&format!("requests 192.0.2.100:9100 --rate 100 --seconds {seconds}"))?,
+            datagrams: it.web.start_labtool(&format!(
+                "udp-ping 192.0.2.100:7 --count {} --interval-us 1000",
+                (seconds * 1000.0) as u64
+            ))?,
+            _servers: servers,
+        })
+    }
+
+    /// Not one byte, connection or datagram is lost.
+    fn finish(mut self) -> Result<()> {
+        let (sent, received) =
+            (labtool_result(&mut self.sender, LIMIT)?, labtool_result(&mut self.receiver, LIMIT)?);
+        assert_eq!((&sent["bytes"], &sent["sha256"]), (&received["bytes"], &received["sha256"]));
+        for process in [&mut self.requests, &mut self.outgoing] {
+            let report = labtool_result(process, LIMIT)?;
+            assert!(number(&report, "succeeded") > 100 && number(&report, "failed") == 0, "{report}");
+        }
+        let report = labtool_result(&mut self.datagrams, LIMIT)?;
+        assert_eq!(number(&report, "lost"), 0, "{report}");
+        assert!(number(&sent, "longest_pause_ms") < 1000, "{sent}");
+        Ok(())
+    }
+}
+
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A change applies its difference and disturbs nothing else.
+#[test]
+fn changes_disturb_nothing_else() -> Result<()> {
+    let it = OneHost::new("diff")?;
+    let extra = it.host.container("extra")?;
+    let running = Running::start(&it, 8.0)?;
+    let more = ONE_HOST
+        .replace("services:\n", "  lab: { ipam: { config: [ { subnet: 10.13.0.0/24 } ] } }\nservices:\n  extra:\n    networks: { lab: { ipv4_address: 10.13.0.2 } }\n    ports: [ \"9090:90\" ]\n    x-weft: { netns: extra }\n")
+        .replace("\"8080:80\"", "\"8080:80\"\n      - \"30000-30999:1000-1999/udp\"");
+    for _ in 0..3 {
+        it.daemon.rewrite(&more)?;
+        within(WAIT, "the new container is there", || extra.pings("10.13.0.1"))?;
+        within(WAIT, "its port is published", || {
+            Ok(it.daemon.command(&["port", "ls"])?.stdout.contains("9090"))
+        })?;
+        it.daemon.rewrite(ONE_HOST)?;
+        within(WAIT, "it has gone", || Ok(extra.ip("link show dev eth0").is_err()))?;
+        within(WAIT, "and its network", || {
+            Ok(!it.daemon.command(&["network", "ls"])?.stdout.contains("10.13.0.0"))
+        })?;
+    }
+    running.finish()?;
+    it.lab.finish()
+}
+
+/// `apply --dry-run` shows what would change and changes nothing.
+#[test]
+fn dry_run_shows_the_difference() -> Result<()> {
+    let it = OneHost::new("dry")?;
+    let path = it.lab.directory().join("other.yaml");
+    fs::write(&path, it.host.localized(&ONE_HOST.replace("\"8080:80\"", "\"8088:80\"")))?;
+    let path = path.display().to_string();
+    let output = it.daemon.command(&["apply", "--dry-run", "-f", &path])?.expect_ok()?;
+    assert!(output.stdout.contains("8088") && output.stdout.contains("8080"), "{}", output.stdout);
+    assert!(it.daemon.command(&["port", "ls"])?.stdout.contains("8080"));
+    let same = it.daemon.file().display().to_string();
+    let nothing = it.daemon.command(&["apply", "--dry-run", "-f", &same])?.expect_ok()?;
+    assert!(!nothing.stdout.contains("80"), "no difference: {}", nothing.stdout);
+    it.daemon.command(&["apply", "-f", &path])?.expect_ok()?;
+    within(WAIT, "applied", || Ok(it.daemon.command(&["port", "ls"])?.stdout.contains("8088")))?;
+    it.lab.finish()
+}
+
+/// Whatever is deleted behind its back is put right: within a second of a netlink event, within 10 s where none tells.
+#[test]
+fn drift_is_repaired() -> Result<()> {
+    let it = OneHost::new("drift")?;
+    let _web = it.web.serve_http(80, "hello")?;
+    let works = || {
+        Ok(it.client.curl("http://192.0.2.1:8080")?.stdout == "hello"
+            && it.web.pings("10.10.0.11")?
+            && it.web.pings("192.0.2.100")?)
+    };
+    assert!(works()?);
+    let second = Duration::from_millis(3500); // the check itself takes time: several pings of up to a second
+    let links = it.host.ip_json("link show type bridge")?;
+    let bridge = links[0]["ifname"].as_str().unwrap_or_default().to_owned();
+    let veth = |container: &tests::Container| -> Result<String> {
+        let peer = container.ip_json("link show dev eth0")?[0]["link_index"].as_u64().unwrap_or(0);
+        let all = it.host.ip_json("link show")?;
+        let found = all.as_array().into_iter().flatten().find(|link| link["ifindex"].as_u64() == Some(peer));
+        Ok(found.and_then(|link| link["ifname"].as_str()).unwrap_or_default().to_owned())
+    };
+    let web_veth = veth(&it.web)?;
+
+    it.host.ip(&format!("link del {web_veth}"))?;
+    within(second, "the veth is back", works)?;
+    it.web.ip("link del eth0")?;
+    within(second, "the container's end is back", works)?;
+    it.web.ip("route del default")?;
+    within(second, "the default route is back", works)?;
+    it.web.ip("addr flush dev eth0")?;
+    within(second, "the address is back", works)?;
+    it.web.ip("link set dev eth0 down")?;
+    within(second, "the container's end is up", works)?;
+    it.host.ip(&format!("link set dev {} nomaster", veth(&it.web)?))?;
+    within(second, "the veth is in its bridge", || {
+        Ok(it.host.ip(&format!("link show dev {}", veth(&it.web)?))?.contains("master"))
+    })?;
+    it.host.ip(&format!("link del {bridge}"))?;
+    within(second, "the bridge is back", || {
+        Ok(it.host.ip(&format!("link show dev {bridge}")).is_ok() && works()?)
+    })?;
+    it.host.ip(&format!("addr flush dev {bridge}"))?;
+    within(second, "the gateway is back", || it.web.pings("10.10.0.1"))?;
+
+    // Programs and map entries: nobody tells.
+    let ten = Duration::from_secs(13);
+    let bpf = it.daemon.bpf_dir().display().to_string();
+    it.host.check(&format!("rm -f $(find {bpf} -path '*links*' -type f | head -4)"))?;
+    std::thread::sleep(Duration::from_secs(1));
+    within(ten, "pins are back", works)?;
+    it.host.check(&format!(
+        "for pin in $(find {bpf} -path '*links*' -type f); do bpftool link detach pinned $pin; done"
+    ))?;
+    within(ten, "programs are attached again", works)?;
+    for map in ["published", "endpoints", "devices", "subnets", "addresses"] {
+        let map_pin = it.host.check(&format!("find {bpf} -name {map}"))?;
+        let keys = it.host.check(&format!(
+            "bpftool -j map dump pinned {} | python3 -c 'import json,sys; [print(*e[\"key\"]) for e in json.load(sys.stdin)]'",
+            map_pin.trim()
+        ))?;
+        for key in keys.lines() {
+            it.host.run(&format!("bpftool map delete pinned {} key {key}", map_pin.trim()))?;
+        }
+        within(ten, map, works)?;
+    }
+    it.lab.finish()
+}
+
+/// `kill -9` under traffic, and starting again: not one connection fails, none is reset.
+#[test]
+fn kill_9_and_restart_harm_nothing() -> Result<()> {
+    let mut it = OneHost::new("kill")?;
+    let running = Running::start(&it, 10.0)?;
+    std::thread::sleep(Duration::from_secs(1));
+    for _ in 0..3 {
+        it.daemon.kill9();
+        std::thread::sleep(Duration::from_millis(700));
+        it.daemon.restart()?;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    it.daemon.terminate()?;
+    running.finish()?;
+    it.daemon.restart()?;
+    assert!(it.web.pings("192.0.2.100")?);
+    it.lab.finish()
+}
+
+/// What works goes on without a daemon: new connections, too.
+#[test]
+fn the_dataplane_works_without_its_daemon() -> Result<()> {
+    let mut it = OneHost::new("dead")?;
+    let _web = it.web.serve_http(80, "hello")?;
+    it.daemon.kill9();
+    assert_eq!(it.client.curl("http://192.0.2.1:8080")?.stdout, "hello");
+    assert_eq!(it.host.curl("http://127.0.0.1:8080")?.stdout, "hello");
+    assert!(it.shop.pings("192.0.2.100")? && it.shop.pings("10.10.0.10")?);
+    let status = it.daemon.command(&["status"])?;
+    assert_eq!(status.code(), Some(1), "{status:?}");
+    assert!(it.daemon.command(&["flow", "ls"])?.ok() && it.daemon.command(&["drop", "ls"])?.ok());
+    it.daemon.restart()?;
+    it.lab.finish()
+}
+
+/// `teardown` leaves nothing (`finish` looks for devices, pins, links, programs, files and sockets) and restores sysctls.
+#[test]
+fn teardown_leaves_nothing() -> Result<()> {
+    let lab = Lab::new("gone")?;
+    let wire = lab.segment("192.0.2.0/24")?;
+    let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?;
+    host.sysctl("net.ipv4.ip_forward", "0")?;
+    host.sysctl("net.ipv4.ip_local_reserved_ports", "4000,5000-5002")?;
+    for name in ["web", "shop", "other", "db"] {
+        host.container(name)?;
+    }
+    let web = host.container("last")?;
+    let before = host.ip("-br link show")?;
+    let mut daemon = host.weft(&ONE_HOST.replace("netns: web", "netns: last"))?;
+    assert_eq!(host.check("cat /proc/sys/net/ipv4/ip_forward")?.trim(), "1");
+    assert!(host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?.contains("5000-5002"));
+    assert!(web.ip("link show dev eth0").is_ok());
+    daemon.teardown()?;
+    assert_eq!(host.check("cat /proc/sys/net/ipv4/ip_forward")?.trim(), "0");
+    assert_eq!(host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?.trim(), "4000,5000-5002");
+    assert_eq!(host.ip("-br link show")?, before);
+    assert!(web.ip("link show dev eth0").is_err());
+    lab.finish()
+}
+
+/// A bad file gives its place and reason and exit code 2; the daemon keeps its last good state and says so.
+#[test]
+fn bad_files_change_nothing() -> Result<()> {
+    let it = OneHost::new("bad")?;
+    let _web = it.web.serve_http(80, "hello")?;
+    it.daemon.rewrite(&ONE_HOST.replace("10.10.0.11", "10.99.0.11"))?;
+    within(WAIT, "status tells", || {
+        let status = it.daemon.json(&["status"])?;
+        Ok(status["config"]["state"] == "bad"
+            && status["config"]["errors"].to_string().contains("10.99.0.11"))
+    })?;
+    assert_eq!(it.client.curl("http://192.0.2.1:8080")?.stdout, "hello");
+    assert!(it.shop.pings("10.10.0.10")?);
+    let path = it.daemon.file().display().to_string();
+    for words in [vec!["config", "check", "-f", &path], vec!["apply", "-f", &path]] {
+        let output = it.daemon.command(&words)?;
+        assert_eq!(output.code(), Some(2), "{words:?}: {output:?}");
+        assert!(output.stderr.contains(&format!("{path}:")), "{}", output.stderr);
+    }
+    it.daemon.rewrite(ONE_HOST)?;
+    within(WAIT, "good again", || Ok(it.daemon.json(&["status"])?["config"]["state"] == "good"))?;
+    it.lab.finish()
+}
+
+/// A namespace that is missing is a named problem; the container is plugged in when it appears.
+#[test]
+fn a_missing_namespace_is_awaited() -> Result<()> {
+    let it = OneHost::new("missing")?;
+    let late = it.host.container("late")?;
+    let netns = late.netns().to_owned();
+    it.host.check(&format!("ip netns del {netns}"))?;
+    let more = ONE_HOST.replace("services:\n", "services:\n  late:\n    networks: { front: { ipv4_address: 10.10.0.77 } }\n    x-weft: { netns: late }\n");
+    it.daemon.rewrite(&more)?;
+    within(WAIT, "the problem is named", || {
+        Ok(it.daemon.json(&["status"])?["problems"].to_string().contains(&netns))
+    })?;
+    it.host.check(&format!("ip netns add {netns}"))?;
+    within(Duration::from_secs(12), "it is plugged in", || late.pings("10.10.0.10"))?;
+    it.lab.finish()
+}
+
+/// Every map prints named fields, and every command has a table and JSON.
+#[test]
+fn what_can_be_looked_at() -> Result<()> {
+    let it = OneHost::new("look")?;
+    assert!(it.web.pings("192.0.2.100")?);
+    for words in [
+        vec!["status"],
+        vec!["network", "ls"],
+        vec!["network", "inspect", "front"],
+        vec!["endpoint", "ls"],
+        vec!["port", "ls"],
+        vec!["flow", "ls"],
+        vec!["drop", "ls"],
+    ] {
+        it.daemon.json(&words)?;
+        let table = it.daemon.command(&words)?.expect_ok()?.stdout;
+        assert!(table.lines().count() > 1, "{words:?}: {table}");
+    }
+    let flows = it.daemon.json(&["flow", "ls"])?.to_string();
+    assert!(flows.contains("192.0.2.100") && flows.contains("10.10.0.10"), "{flows}");
+    let bpf = it.daemon.bpf_dir().display().to_string();
+    for (map, field) in [
+        ("flows", "last_seen_ns"),
+        ("endpoints", "epoch"),
+        ("published", "first_container_port"),
+        ("devices", "prefix_length"),
+        ("settings", "udp_timeout_ns"),
+        ("ports", "inside"),
+        ("subnets", "network"),
+        ("port_sets", "bits"),
+        ("mappings", "port"),
+    ] {
+        let dump = it.host.check(&format!("bpftool map dump pinned $(find {bpf} -name {map})"))?;
+        assert!(map == "flows" || dump.contains(field), "{map}: {dump}");
+    }
+    it.lab.finish()
+}

@@ -1,0 +1,332 @@
+//! Scenarios of one host, with real tools: who reaches whom, as whom, and by which path.
+
+mod common;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use common::{ONE_HOST, OneHost, within};
+
+/// S1: containers of one network reach each other, the host, and are reached by the host.
+#[test]
+fn s1_members_and_host_reach_each_other() -> Result<()> {
+    let it = OneHost::new("s1")?;
+    let before = it.packets("bridge")?;
+    assert!(it.web.pings("10.10.0.11")?);
+    assert!(it.shop.pings("10.10.0.10")?);
+    assert!(it.packets("bridge")? >= before + 4, "the fast path carried it");
+    assert!(it.web.pings("10.10.0.1")?, "the gateway");
+    assert!(it.web.pings("192.0.2.1")?, "the host's other address");
+    assert!(it.host.pings("10.10.0.10")?);
+    assert!(it.db.pings("10.11.0.1")?, "an internal network has its host");
+    assert!(it.host.pings("10.11.0.12")?);
+    it.lab.finish()
+}
+
+/// S1: an address, a MAC address and a default route without a word in the file; kept over restarts.
+#[test]
+fn s1_what_is_not_given_is_leased_and_kept() -> Result<()> {
+    const FILE: &str = "
+services:
+  web: { x-weft: { netns: web } }
+  db: { x-weft: { netns: db } }
+x-weft: { uplinks: [ eth0 ] }
+";
+    let mut it = OneHost::with("lease", FILE)?;
+    let endpoints = it.daemon.json(&["endpoint", "ls"])?;
+    let interface = |container: &tests::Container| container.ip_json("addr show dev eth0");
+    let before = (interface(&it.web)?, interface(&it.db)?);
+    assert!(it.web.ip("route show default")?.contains("default via 172."), "{endpoints}");
+    let address = |it: &OneHost| -> Result<String> {
+        let shown = it.db.ip_json("-4 addr show dev eth0")?;
+        Ok(shown[0]["addr_info"][0]["local"].as_str().unwrap_or_default().to_owned())
+    };
+    assert!(it.web.pings(&address(&it)?)?);
+    it.daemon.kill9();
+    it.daemon.restart()?;
+    assert_eq!(before, (interface(&it.web)?, interface(&it.db)?), "a restart touches nothing");
+    // A container that went away and came back has the address it had.
+    let had = address(&it)?;
+    it.daemon.rewrite(&FILE.replace("  db: { x-weft: { netns: db } }\n", ""))?;
+    within(Duration::from_secs(5), "db loses its interface", || Ok(it.db.ip("link show dev eth0").is_err()))?;
+    it.daemon.rewrite(FILE)?;
+    within(Duration::from_secs(5), "db has its address again", || Ok(address(&it)? == had))?;
+    it.lab.finish()
+}
+
+/// S2: containers reach the world with the host's address; replies come straight back.
+#[test]
+fn s2_masquerade() -> Result<()> {
+    let it = OneHost::new("s2")?;
+    let _server = it.client.serve_whoami(7000)?;
+    for protocol in ["tcp", "udp"] {
+        let seen = it.web.whoami(protocol, "192.0.2.100:7000")?;
+        assert_eq!(seen.ip().to_string(), "192.0.2.1", "{protocol}");
+    }
+    assert!(it.web.pings("192.0.2.100")?);
+    assert!(it.packets("masquerade_out")? >= 8 && it.packets("masquerade_in")? >= 6);
+    assert!(!it.db.pings("192.0.2.100")?, "an internal network does not reach the world");
+    assert!(it.drops("internal")? + it.drops("no_route")? > 0 || it.db.ip("route show default")?.is_empty());
+
+    // No container address is ever seen on the wire.
+    let capture = it.client.spawn("timeout 3 tcpdump -ni eth0 -c 1 'net 10.0.0.0/8'")?;
+    std::thread::sleep(Duration::from_millis(500));
+    it.web.labtool("udp-send 192.0.2.100:9 --count 200")?;
+    it.web.whoami("tcp", "192.0.2.100:7000")?;
+    let mut capture = capture;
+    let output = capture.wait(common::LIMIT)?;
+    assert!(!output.ok(), "a container address on the wire: {}", output.stdout);
+    it.lab.finish()
+}
+
+/// S2: with forwarding switched off they do not reach the world, and `status` says why.
+#[test]
+fn s2_forwarding_switched_off() -> Result<()> {
+    let it = OneHost::new("s2off")?;
+    assert!(it.web.pings("192.0.2.100")?);
+    it.host.sysctl("net.ipv4.ip_forward", "0")?;
+    within(Duration::from_secs(1), "traffic stops", || Ok(!it.web.pings("192.0.2.100")?))?;
+    let status = it.daemon.command(&["status"])?.stdout;
+    assert!(status.contains("ip_forward"), "{status}");
+    assert!(it.web.pings("10.10.0.11")?, "bridging is not forwarding");
+    it.host.sysctl("net.ipv4.ip_forward", "1")?;
+    within(Duration::from_secs(2), "traffic goes on", || it.web.pings("192.0.2.100"))?;
+    it.lab.finish()
+}
+
+/// The uplink's address may change while running: new flows use the new one.
+#[test]
+fn the_uplink_changes_its_address() -> Result<()> {
+    let it = OneHost::new("readdress")?;
+    let _server = it.client.serve_whoami(7000)?;
+    assert_eq!(it.web.whoami("udp", "192.0.2.100:7000")?.ip().to_string(), "192.0.2.1");
+    it.host.ip("addr add 192.0.2.77/24 dev eth0")?;
+    it.host.ip("addr del 192.0.2.1/24 dev eth0")?;
+    it.host.run("ip route replace default via 192.0.2.100")?;
+    within(Duration::from_secs(2), "the new address is used", || {
+        Ok(it.web.whoami("udp", "192.0.2.100:7000")?.ip().to_string() == "192.0.2.77")
+    })?;
+    it.lab.finish()
+}
+
+/// S3: every form of publication, from everywhere, with the client's address kept.
+#[test]
+fn s3_published_ports() -> Result<()> {
+    let it = OneHost::new("s3")?;
+    let _web = it.web.serve_whoami(80)?;
+    let _dns = it.web.serve_whoami(53)?;
+    let _long = it.web.serve_whoami(81)?;
+    let _range = it.web.serve_whoami(20003)?;
+    let host = "192.0.2.1";
+    // (from, to, the client that the container sees)
+    let cases = [
+        (&*it.client, "tcp", format!("{host}:8080"), "192.0.2.100"),
+        (&*it.client, "tcp", format!("{host}:8081"), "192.0.2.100"),
+        (&*it.client, "tcp", format!("{host}:8082"), "192.0.2.100"),
+        (&*it.client, "tcp", format!("{host}:10003"), "192.0.2.100"),
+        (&*it.client, "udp", format!("{host}:5353"), "192.0.2.100"),
+        (&*it.shop, "tcp", format!("{host}:8080"), "10.10.0.11"),
+        (&*it.shop, "tcp", "10.10.0.1:8080".to_owned(), "10.10.0.11"),
+        (&*it.shop, "udp", "10.10.0.1:5353".to_owned(), "10.10.0.11"),
+        (&*it.other, "tcp", format!("{host}:8080"), "10.12.0.12"),
+        (&*it.other, "tcp", "10.12.0.1:8080".to_owned(), "10.12.0.12"),
+        (&*it.other, "udp", format!("{host}:5353"), "10.12.0.12"),
+        (&*it.web, "tcp", format!("{host}:8080"), "10.10.0.1"),
+        (&*it.web, "tcp", "10.10.0.1:8080".to_owned(), "10.10.0.1"),
+        (&*it.web, "udp", format!("{host}:5353"), "10.10.0.1"),
+        (&*it.host, "tcp", "127.0.0.1:8080".to_owned(), "10.10.0.1"),
+        (&*it.host, "tcp", "127.0.0.1:8443".to_owned(), "10.10.0.1"),
+        (&*it.host, "tcp", format!("{host}:8080"), "10.10.0.1"),
+        (&*it.host, "tcp", "10.12.0.1:8080".to_owned(), "10.10.0.1"),
+        (&*it.host, "tcp", "[::1]:8080".to_owned(), "10.10.0.1"),
+        (&*it.host, "tcp", format!("[::ffff:{host}]:8080"), "10.10.0.1"),
+        (&*it.host, "udp", "127.0.0.1:5353".to_owned(), "10.10.0.1"),
+        (&*it.host, "udp", format!("{host}:5353"), "10.10.0.1"),
+    ];
+    for (from, protocol, to, expected) in &cases {
+        let seen = from.whoami(protocol, to)?;
+        assert_eq!(seen.ip().to_string(), *expected, "{} -> {protocol} {to}", from.name());
+    }
+    // A range to one port: exactly one of the three host ports was chosen.
+    let open: Vec<u16> =
+        (11000..11003).filter(|port| it.client.whoami("tcp", &format!("{host}:{port}")).is_ok()).collect();
+    assert_eq!(open.len(), 1, "{open:?}");
+    // Not published here, or not for them.
+    for (from, to) in [
+        (&*it.client, format!("{host}:8443")),
+        (&*it.shop, format!("{host}:8443")),
+        (&*it.shop, "10.10.0.1:8081".to_owned()),
+        (&*it.client, format!("{host}:80")),
+        (&*it.db, "10.11.0.1:8080".to_owned()),
+    ] {
+        assert!(from.whoami("tcp", &to).is_err(), "{} reaches {to}", from.name());
+    }
+    for path in ["portmap_in", "portmap_out", "hairpin_in", "hairpin_out", "host_socket"] {
+        assert!(it.packets(path)? > 0, "{path} never moved");
+    }
+    it.lab.finish()
+}
+
+/// A port published on 127.0.0.1 is not reachable from the wire, even with a route for it (moby#45610).
+#[test]
+fn loopback_publications_stay_on_the_host() -> Result<()> {
+    let it = OneHost::new("loopback")?;
+    let _web = it.web.serve_http(80, "secret")?;
+    it.client.sysctl("net.ipv4.conf.all.route_localnet", "1")?;
+    it.host.sysctl("net.ipv4.conf.all.route_localnet", "1")?;
+    it.client.sysctl("net.ipv4.conf.eth0.route_localnet", "1")?;
+    it.client.run("ip addr del 127.0.0.1/8 dev lo")?;
+    it.client.ip("route add 127.0.0.0/8 via 192.0.2.1 dev eth0 src 192.0.2.100")?;
+    let before = it.host.interface("eth0")?;
+    let output = it.client.curl("http://127.0.0.1:8443")?;
+    assert!(!output.ok(), "{}", output.stdout);
+    let _ = before;
+    assert!(it.host.curl("http://127.0.0.1:8443")?.stdout.contains("secret"));
+    it.lab.finish()
+}
+
+/// A published port belongs to its container.
+#[test]
+fn published_ports_are_reserved() -> Result<()> {
+    let it = OneHost::new("reserve")?;
+    let bind = |address: &str, port: u16| {
+        let code = format!(
+            "import socket; s = socket.socket(socket.AF_INET6 if ':' in '{address}' else socket.AF_INET); s.bind(('{address}', {port}))"
+        );
+        it.host.run(&format!("python3 -c \"{code}\""))
+    };
+    for (address, port) in
+        [("0.0.0.0", 8080), ("127.0.0.1", 8080), ("::", 8080), ("0.0.0.0", 10005), ("127.0.0.1", 8443)]
+    {
+        let output = bind(address, port)?;
+        assert!(
+            !output.ok() && output.stderr.contains("Address already in use"),
+            "{address}:{port} {output:?}"
+        );
+    }
+    assert!(bind("192.0.2.1", 8443)?.ok(), "another address of the same port is free");
+    assert!(bind("0.0.0.0", 10010)?.ok(), "a port beside the range is free");
+    // The kernel does not pick one for an outgoing connection, either.
+    let reserved = it.host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?;
+    assert!(reserved.contains("10000-10009") && reserved.contains("8080"), "{reserved}");
+    assert!(it.daemon.command(&["status"])?.stdout.contains("ip_local_reserved_ports"));
+    let listeners = it.host.check("ss -Hltn | wc -l")?;
+    assert!(listeners.trim().parse::<u32>()? < 30, "a range costs no sockets: {listeners}");
+    // The masquerade pool is spared, too: see the packet tests.
+    it.lab.finish()
+}
+
+/// Publishing a port that a host process holds is refused, with the process named; it is published once the port is free.
+#[test]
+fn a_port_held_by_a_process_is_refused() -> Result<()> {
+    let lab_file = ONE_HOST.replace("\"8080:80\"", "\"8090:80\"");
+    let it = OneHost::with("held", &lab_file)?;
+    let _web = it.web.serve_http(80, "container")?;
+    let mut squatter = it.host.spawn("exec python3 -m http.server 8099")?;
+    within(Duration::from_secs(5), "the process listens", || {
+        Ok(it.host.check("ss -Hltn sport = 8099")?.contains("8099"))
+    })?;
+    it.daemon.rewrite(&lab_file.replace("\"8090:80\"", "\"8090:80\"\n      - \"8099:80\""))?;
+    within(Duration::from_secs(5), "the refusal is shown", || {
+        let ports = it.daemon.command(&["port", "ls"])?.stdout;
+        let status = it.daemon.command(&["status"])?.stdout;
+        let named = |text: &str| text.contains("python3") && text.contains(&squatter.pid().to_string());
+        Ok(ports.contains("8099") && (named(&ports) || named(&status)))
+    })?;
+    assert!(it.client.curl("http://192.0.2.1:8090")?.stdout.contains("container"), "the others go on");
+    squatter.kill();
+    within(Duration::from_secs(12), "published once the port is free", || {
+        Ok(it.client.curl("http://192.0.2.1:8099")?.stdout.contains("container"))
+    })?;
+    it.lab.finish()
+}
+
+/// S6, S7: networks are isolated; a container in two networks reaches both.
+#[test]
+fn s6_s7_isolation() -> Result<()> {
+    let it = OneHost::new("s7")?;
+    assert!(it.shop.pings("10.10.0.10")? && it.shop.pings("10.11.0.12")?);
+    assert!(!it.web.pings("10.12.0.12")? && !it.other.pings("10.10.0.10")?);
+    assert!(!it.db.pings("10.10.0.10")? && !it.web.pings("10.11.0.12")?);
+    assert!(it.drops("isolated")? > 0);
+    // Through a route of one's own, past the gateway, as well.
+    it.web.ip("route add 10.12.0.0/24 via 10.10.0.11")?;
+    assert!(!it.web.pings("10.12.0.12")?);
+    it.lab.finish()
+}
+
+/// S7, S10: attachments come and go while a connection on another interface runs on.
+#[test]
+fn s7_s10_attach_and_detach_by_file() -> Result<()> {
+    let it = OneHost::new("s10")?;
+    let _server = it.web.serve("request-serve [::]:9000")?;
+    let mut running = it.shop.start_labtool("requests 10.10.0.10:9000 --rate 200 --seconds 6")?;
+    let joined = ONE_HOST.replace(
+        "networks: { front: { ipv4_address: 10.10.0.11 }, back: { ipv4_address: 10.11.0.11 } }",
+        "networks: { front: { ipv4_address: 10.10.0.11 }, back: { ipv4_address: 10.11.0.11 }, side: { ipv4_address: 10.12.0.13 } }",
+    );
+    it.daemon.rewrite(&joined)?;
+    within(Duration::from_secs(3), "shop is in the third network", || it.shop.pings("10.12.0.12"))?;
+    assert!(
+        it.shop.ip("addr show dev eth2")?.contains("10.12.0.13"),
+        "interfaces in the order of network names"
+    );
+    it.daemon.rewrite(ONE_HOST)?;
+    within(Duration::from_secs(3), "shop has left it", || Ok(it.shop.ip("link show dev eth2").is_err()))?;
+    assert!(!it.shop.pings("10.12.0.12")?);
+    let report = tests::lab::namespace::labtool_result(&mut running, common::LIMIT)?;
+    assert_eq!(common::number(&report, "failed"), 0, "{report}");
+    it.lab.finish()
+}
+
+/// S9 by address: a web container that stores in another container, used from outside and from the host.
+#[test]
+fn s9_two_tiers() -> Result<()> {
+    let it = OneHost::new("s9")?;
+    // The store counts connections; the web tier asks it for each request.
+    let _store = it.db.spawn(
+        "exec python3 -c 'import socketserver
+class H(socketserver.StreamRequestHandler):
+  n=0
+  def handle(s): H.n+=1; s.wfile.write(str(H.n).encode())
+socketserver.TCPServer.allow_reuse_address=True
+socketserver.ThreadingTCPServer((\"10.11.0.12\",6379),H).serve_forever()'",
+    )?;
+    let _page = it.shop.spawn(
+        "exec python3 -c 'import http.server,socket
+class H(http.server.BaseHTTPRequestHandler):
+  def do_GET(s):
+    c=socket.create_connection((\"10.11.0.12\",6379),2); n=c.recv(99)
+    s.send_response(200); s.end_headers(); s.wfile.write(b\"visit \"+n)
+  def log_message(*a): pass
+http.server.ThreadingHTTPServer((\"\",5000),H).serve_forever()'",
+    )?;
+    it.daemon.rewrite(&ONE_HOST.replace(
+        "    x-weft: { netns: shop }",
+        "    ports: [ \"5000:5000\" ]\n    x-weft: { netns: shop }",
+    ))?;
+    within(Duration::from_secs(5), "the page is served", || {
+        Ok(it.client.curl("http://192.0.2.1:5000")?.stdout.starts_with("visit"))
+    })?;
+    let first = it.host.curl("http://127.0.0.1:5000")?.stdout;
+    let second = it.client.curl("http://192.0.2.1:5000")?.stdout;
+    let count = |text: &str| text.trim_start_matches("visit ").parse::<u32>();
+    assert_eq!(count(&second)?, count(&first)? + 1);
+    it.lab.finish()
+}
+
+/// Nobody speaks for another, and container addresses are not reached from the uplink by direct routing.
+#[test]
+fn spoofing_and_direct_routing_are_dropped() -> Result<()> {
+    let it = OneHost::new("spoof")?;
+    it.client.ip("route add 10.10.0.0/24 via 192.0.2.1")?;
+    assert!(!it.client.pings("10.10.0.10")?);
+    assert!(it.drops("direct_routing")? > 0);
+    it.shop.ip("addr add 10.10.0.99/32 dev eth0")?;
+    assert!(!it.shop.run("ping -c1 -W1 -I 10.10.0.99 10.10.0.10")?.ok());
+    assert!(it.drops("spoofed_address")? > 0);
+    it.shop.ip("link set dev eth0 address 02:00:00:00:00:99")?;
+    assert!(!it.shop.pings("10.10.0.10")?);
+    assert!(it.drops("spoofed_mac")? > 0);
+    it.lab.finish()
+}

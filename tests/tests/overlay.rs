@@ -1,0 +1,191 @@
+//! The overlay network: two weft hosts, and a host that has the kernel's vxlan device only.
+
+mod common;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use common::{LIMIT, drops, number, packets, within};
+use tests::{Container, Daemon, Host, Lab, lab::namespace::labtool_result};
+
+struct Overlay {
+    lab: Lab,
+    hosts: [Host; 2],
+    containers: [Container; 2],
+    daemons: [Daemon; 2],
+    client: Host,
+}
+
+const MACS: [&str; 2] = ["02:42:0a:14:00:05", "02:42:0a:14:00:06"];
+
+fn file(own: usize, more_peers: &str) -> String {
+    let peer = 1 - own;
+    format!(
+        r#"
+networks:
+  mesh:
+    driver: overlay
+    driver_opts: {{ com.docker.network.driver.overlay.vxlanid_list: "4097" }}
+    ipam: {{ config: [ {{ subnet: 10.20.0.0/24 }} ] }}
+services:
+  c{own}:
+    networks: {{ mesh: {{ ipv4_address: 10.20.0.{address}, mac_address: "{mac}" }} }}
+    x-weft: {{ netns: c{own} }}
+x-weft:
+  uplinks: [ eth0 ]
+  vtep: 192.0.2.{vtep}
+  peers:
+    - {{ vtep: 192.0.2.{peer_vtep}, network: mesh, endpoints: [ {{ name: c{peer}, ipv4_address: 10.20.0.{peer_address}, mac_address: "{peer_mac}" }} ] }}
+{more_peers}
+"#,
+        address = own + 5,
+        mac = MACS[own],
+        vtep = own + 1,
+        peer_vtep = peer + 1,
+        peer_address = peer + 5,
+        peer_mac = MACS[peer],
+    )
+}
+
+impl Overlay {
+    fn new(title: &str, more_peers: &str) -> Result<Self> {
+        let lab = Lab::new(title)?;
+        let wire = lab.segment("192.0.2.0/24")?;
+        let a = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+        let b = lab.host("b")?.on(&wire, "192.0.2.2/24")?.default_via("192.0.2.100")?;
+        let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+        let containers = [a.container("c0")?, b.container("c1")?];
+        let daemons = [a.weft(&file(0, more_peers))?, b.weft(&file(1, ""))?];
+        Ok(Self { lab, hosts: [a, b], containers, daemons, client })
+    }
+}
+
+/// S13: containers on two hosts ping each other; VXLAN between the hosts and nothing else; the world through each host.
+#[test]
+fn s13_two_hosts() -> Result<()> {
+    let it = Overlay::new("s13", "")?;
+    let [c0, c1] = &it.containers;
+    let mut wire = it.hosts[1].spawn(
+        "timeout 4 tcpdump -nni eth0 -c 1 'ip and not (udp port 4789 and net 192.0.2.0/30) and not net 192.0.2.100/32' 2>&1",
+    )?;
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(c0.pings("10.20.0.6")? && c1.pings("10.20.0.5")?);
+    let _server = c1.serve_whoami(80)?;
+    for protocol in ["tcp", "udp"] {
+        assert_eq!(c0.whoami(protocol, "10.20.0.6:80")?.ip().to_string(), "10.20.0.5");
+    }
+    let other = wire.wait(LIMIT)?;
+    assert!(!other.ok(), "something else on the wire: {}", other.stdout);
+    for daemon in &it.daemons {
+        assert!(packets(daemon, "encapsulate")? > 4 && packets(daemon, "decapsulate")? > 4);
+    }
+    let _outside = it.client.serve_whoami(7000)?;
+    assert_eq!(c0.whoami("tcp", "192.0.2.100:7000")?.ip().to_string(), "192.0.2.1");
+    assert_eq!(c1.whoami("udp", "192.0.2.100:7000")?.ip().to_string(), "192.0.2.2");
+    // The host reaches its own and remote containers through the bridge and the vxlan device.
+    assert!(it.hosts[0].pings("10.20.0.5")?);
+    assert!(c0.ip("link show dev eth0")?.contains("mtu 1450"));
+    it.lab.finish()
+}
+
+/// Bulk data in both directions: every byte arrives, no checksum is wrong, a 64 KiB segment is one pass.
+#[test]
+fn bulk_through_the_tunnel() -> Result<()> {
+    let it = Overlay::new("bulk", "")?;
+    let [c0, c1] = &it.containers;
+    for (from, to, address) in [(c0, c1, "10.20.0.6"), (c1, c0, "10.20.0.5")] {
+        let before = it.hosts[0].interface("eth0")?;
+        let mut receiver = to.serve("tcp-receive [::]:9000")?;
+        let sent = from.labtool(&format!("tcp-send {address}:9000 --bytes 200000003"))?;
+        let received = labtool_result(&mut receiver, LIMIT)?;
+        assert_eq!((&sent["bytes"], &sent["sha256"]), (&received["bytes"], &received["sha256"]));
+        // GSO is kept: 200 MB are far fewer packets on the uplink than segments of 1,450 bytes.
+        let after = it.hosts[0].interface("eth0")?;
+        let packets = after.tx.packets + after.rx.packets - before.tx.packets - before.rx.packets;
+        assert!(packets < 60_000, "{packets} packets for 200 MB");
+        for (port, segments, size) in [(9001, 1, 1400), (9002, 40, 1400), (9003, 1, 64)] {
+            let mut receiver = to.serve(&format!("udp-receive [::]:{port} --count 4000"))?;
+            from.labtool(&format!(
+                "udp-send {address}:{port} --count 4000 --size {size} --segments {segments}"
+            ))?;
+            let received = labtool_result(&mut receiver, LIMIT)?;
+            assert_eq!(
+                (number(&received, "datagrams"), number(&received, "corrupted")),
+                (4000, 0),
+                "{received}"
+            );
+        }
+    }
+    for container in &it.containers {
+        assert_eq!(container.checksum_errors()?, 0);
+    }
+    it.lab.finish()
+}
+
+/// S17: a host with the kernel's vxlan device and static neighbours is a working peer.
+#[test]
+fn s17_a_kernel_peer() -> Result<()> {
+    let peer = r#"    - { vtep: 192.0.2.3, network: mesh, endpoints: [ { name: k, ipv4_address: 10.20.0.9, mac_address: "02:42:0a:14:00:09" } ] }"#;
+    let lab = Lab::new("s17")?;
+    let wire = lab.segment("192.0.2.0/24")?;
+    let a = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+    let kernel = lab.host("k")?.on(&wire, "192.0.2.3/24")?;
+    let c0 = a.container("c0")?;
+    let daemon = a.weft(&file(0, peer))?;
+    kernel.ip(
+        "link add vx address 02:42:0a:14:00:09 type vxlan id 4097 dstport 4789 local 192.0.2.3 nolearning",
+    )?;
+    kernel.ip("link set vx mtu 1450 up")?;
+    kernel.ip("addr add 10.20.0.9/24 dev vx")?;
+    kernel.ip(&format!("neigh add 10.20.0.5 lladdr {} dev vx", MACS[0]))?;
+    kernel.check(&format!("bridge fdb add {} dev vx dst 192.0.2.1", MACS[0]))?;
+    assert!(c0.pings("10.20.0.9")? && kernel.pings("10.20.0.5")?);
+    for (from, to, address) in [(&*c0, &*kernel, "10.20.0.9"), (&*kernel, &*c0, "10.20.0.5")] {
+        let mut receiver = to.serve("tcp-receive [::]:9000")?;
+        let sent = from.labtool(&format!("tcp-send {address}:9000 --bytes 50000001"))?;
+        assert_eq!(sent["sha256"], labtool_result(&mut receiver, LIMIT)?["sha256"]);
+        let mut receiver = to.serve("udp-receive [::]:9001 --count 2000")?;
+        from.labtool(&format!("udp-send {address}:9001 --count 2000 --size 1200 --segments 20"))?;
+        let received = labtool_result(&mut receiver, LIMIT)?;
+        assert_eq!((number(&received, "datagrams"), number(&received, "corrupted")), (2000, 0), "{received}");
+    }
+    assert_eq!((c0.checksum_errors()?, kernel.checksum_errors()?), (0, 0));
+    assert!(packets(&daemon, "encapsulate")? > 100 && packets(&daemon, "decapsulate")? > 100);
+    lab.finish()
+}
+
+/// VXLAN for our network from a host that is no peer is dropped, whatever it carries.
+#[test]
+fn strangers_are_kept_out() -> Result<()> {
+    let it = Overlay::new("stranger", "")?;
+    let stranger = &it.client;
+    stranger.ip("link add vx type vxlan id 4097 dstport 4789 local 192.0.2.100 nolearning")?;
+    stranger.ip("link set vx mtu 1450 up")?;
+    stranger.ip("addr add 10.20.0.66/24 dev vx")?;
+    stranger.ip(&format!("neigh add 10.20.0.5 lladdr {} dev vx", MACS[0]))?;
+    stranger.check(&format!("bridge fdb add {} dev vx dst 192.0.2.1", MACS[0]))?;
+    let before = drops(&it.daemons[0], "unknown_peer")?;
+    assert!(!stranger.pings("10.20.0.5")?);
+    assert!(drops(&it.daemons[0], "unknown_peer")? > before);
+    assert!(it.containers[0].pings("10.20.0.6")?, "the peer still is one");
+    it.lab.finish()
+}
+
+/// Broadcast takes the slow path to every member, and a peer that leaves the file is forgotten.
+#[test]
+fn broadcast_and_a_leaving_peer() -> Result<()> {
+    let it = Overlay::new("broadcast", "")?;
+    let [c0, c1] = &it.containers;
+    let mut listener = c1.spawn("timeout 5 tcpdump -nni eth0 -c 1 'dst host 10.20.0.255' 2>&1")?;
+    std::thread::sleep(Duration::from_millis(700));
+    c0.run("ping -b -c 3 -i 0.2 -W 1 10.20.0.255")?;
+    assert!(listener.wait(LIMIT)?.ok(), "the broadcast came through the vxlan device");
+    let alone =
+        file(0, "").lines().filter(|line| !line.contains("vtep: 192.0.2.2")).collect::<Vec<_>>().join("\n");
+    let alone = alone.replace("  peers:", "");
+    it.daemons[0].rewrite(&alone)?;
+    within(Duration::from_secs(3), "the peer is forgotten", || Ok(!c0.pings("10.20.0.6")?))?;
+    it.daemons[0].rewrite(&file(0, ""))?;
+    within(Duration::from_secs(3), "and known again", || c0.pings("10.20.0.6"))?;
+    it.lab.finish()
+}
