@@ -86,7 +86,8 @@ impl Figures {
              - {}: under {TIME_BAR_MS} ms\n\
              - {}: under 1 MB (maps grow by {} bytes; the daemon over all rounds by {} MiB)",
             self.ports,
-            self.apply_ms.map_or_else(|| "time not told".to_owned(), |it| format!("{} ms", spread(&Some(it)))),
+            self.apply_ms
+                .map_or_else(|| "time not told".to_owned(), |it| format!("{} ms", spread(&Some(it)))),
             spread(&Some(self.answers_ms)),
             spread(&Some(self.removed_ms)),
             verdict(time < TIME_BAR_MS),
