@@ -19,6 +19,7 @@
 //!
 //! No packet leaves the namespaces that a lab makes, and nothing of the machine outside them is changed.
 
+pub mod bench;
 pub mod lab;
 pub mod traffic;
 

@@ -1,5 +1,6 @@
 //! weft's chores: `cargo xtask <command>`.
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -23,6 +24,8 @@ enum Command {
     Build(build::Options),
     /// Show weft at work in a lab of its own, or run it with the arguments after `--`
     Run(run::Options),
+    /// Measure weft, the kernel's way and the cable side by side, or what scale costs
+    Bench(bench::Options),
     /// Run every test, as root
     Test(test::Options),
     /// Check formatting, and run clippy for this machine and for the BPF target
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Run(options) => run::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
     };

@@ -1,12 +1,25 @@
 //! Traffic for the lab: each subcommand is one kind of server or client, see `tests::traffic`.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use serde::Serialize;
 use tests::traffic::{echo, http, latency, request, tcp_bulk, udp_bulk, whoami};
 
 /// Makes traffic and checks what arrives. Results are one line of JSON.
 #[derive(Parser)]
+struct Arguments {
+    /// Stay on this CPU: where the scheduler puts two ends makes more difference than the network between them
+    #[arg(long, global = true)]
+    cpu: Option<usize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
 enum Command {
     /// Receive one TCP connection to its end
     TcpReceive(tcp_bulk::ReceiveOptions),
@@ -35,7 +48,14 @@ enum Command {
 }
 
 fn main() -> Result<()> {
-    match Command::parse() {
+    let arguments = Arguments::parse();
+    if let Some(cpu) = arguments.cpu {
+        let mut set = CpuSet::new();
+        set.set(cpu)?;
+        // Threads started later inherit it.
+        sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("--cpu {cpu}"))?;
+    }
+    match arguments.command {
         Command::TcpReceive(options) => print(&tcp_bulk::receive(&options)?),
         Command::TcpSend(options) => print(&tcp_bulk::send(&options)?),
         Command::UdpReceive(options) => print(&udp_bulk::receive(&options)?),

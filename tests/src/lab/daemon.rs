@@ -19,9 +19,11 @@ use super::{
 };
 
 /// Longest time until `ready`.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const READY_LIMIT: Duration = Duration::from_secs(30);
 /// Longest time of one command of the CLI.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time of `weft teardown`, which removes every device of a host with a thousand containers.
+const TEARDOWN_LIMIT: Duration = Duration::from_secs(300);
 
 /// Where one daemon lives; kept by the lab for the clean-up after the handle is gone.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn start(host: &Host, text: &str) -> Result<Self> {
+    pub(super) fn start(host: &Host, text: &str, limit: Duration) -> Result<Self> {
         let lab = &host.lab;
         let directory = &lab.directory;
         let installation = Arc::new(Installation {
@@ -63,7 +65,7 @@ impl Daemon {
         });
         write_atomically(&installation.file, &host.localized(text))?;
         lab.add_installation(&installation);
-        let process = installation.run_daemon()?;
+        let process = installation.run_daemon(limit)?;
         Ok(Self { installation, host: host.clone(), process })
     }
 
@@ -111,7 +113,7 @@ impl Daemon {
     /// Starts it again after `kill9` or `terminate`, or kills it first, and waits until it is ready.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill();
-        self.process = self.installation.run_daemon()?;
+        self.process = self.installation.run_daemon(READY_LIMIT)?;
         Ok(())
     }
 
@@ -139,12 +141,12 @@ impl Daemon {
 }
 
 impl Installation {
-    fn run_daemon(&self) -> Result<Process> {
+    fn run_daemon(&self, limit: Duration) -> Result<Process> {
         let [file, state, bpf, socket] = self.paths();
         let arguments =
             ["daemon", "-f", &file, "--state-dir", &state, "--bpf-dir", &bpf, "--socket", &socket];
         let mut process = Process::start_with_log(&self.netns, &self.weft, &arguments, &self.log)?;
-        process.wait_line("ready", READY_LIMIT).with_context(|| format!("host {}", self.host))?;
+        process.wait_line("ready", limit).with_context(|| format!("host {}", self.host))?;
         Ok(process)
     }
 
@@ -164,7 +166,7 @@ impl Installation {
         let [_, state, bpf, socket] = self.paths();
         let arguments = ["teardown", "--state-dir", &state, "--bpf-dir", &bpf, "--socket", &socket];
         Process::start(&self.netns, &self.weft, &arguments)?
-            .wait(COMMAND_LIMIT)
+            .wait(TEARDOWN_LIMIT)
             .with_context(|| format!("host {}", self.host))
     }
 

@@ -1,16 +1,18 @@
 //! Hosts, their containers, and the kernel's own bridge for comparison.
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
     ops::Deref,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 
 use super::{
     Inner,
-    daemon::Daemon,
+    daemon::{Daemon, READY_LIMIT},
     namespace::Namespace,
     segment::{Segment, add_address},
 };
@@ -87,15 +89,31 @@ impl Host {
         Ok(container)
     }
 
+    /// Makes many containers at once.
+    pub fn containers(&self, names: &[String]) -> Result<Vec<Container>> {
+        let host = self.namespace.name();
+        let named = names.iter().map(|name| (name.clone(), format!("{host}-{name}"))).collect::<Vec<_>>();
+        let namespaces = Namespace::create_all(&self.namespace.lab, &named)?;
+        let made = namespaces.into_iter().map(|namespace| Container { namespace }).collect::<Vec<_>>();
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner).extend(made.iter().cloned());
+        Ok(made)
+    }
+
     /// Starts `weft daemon` in this host with this file and waits until it is ready. In the text, `netns: NAME`
     /// means the container NAME of this host.
     pub fn weft(&self, text: &str) -> Result<Daemon> {
-        Daemon::start(self, text)
+        self.weft_within(text, READY_LIMIT)
+    }
+
+    /// As `weft`, for a file that takes longer than usual.
+    pub fn weft_within(&self, text: &str, limit: Duration) -> Result<Daemon> {
+        Daemon::start(self, text, limit)
     }
 
     /// The text with the names of this host's containers replaced by those of their namespaces.
     pub fn localized(&self, text: &str) -> String {
         let containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+        let namespaces = containers.iter().map(|it| (it.name(), it.netns())).collect::<HashMap<_, _>>();
         let mut parts = text.split("netns:");
         let mut localized = parts.next().unwrap_or_default().to_owned();
         for part in parts {
@@ -104,8 +122,7 @@ impl Host {
             let is_name = |character: char| character.is_alphanumeric() || "_.-".contains(character);
             let end = rest.find(|character| !is_name(character)).unwrap_or(rest.len());
             let (name, after) = rest.split_at(end);
-            let known = containers.iter().find(|container| container.name() == name);
-            let name = known.map_or(name, |container| container.netns());
+            let name = namespaces.get(name).copied().unwrap_or(name);
             localized.extend(["netns:", before, name, after]);
         }
         localized

@@ -109,6 +109,11 @@ impl Lab {
         segment::cable((a.0, "eth0", a.1), (b.0, "eth0", b.1))
     }
 
+    /// Prints what the daemons logged, for the reader of a failure.
+    pub fn print_logs(&self) {
+        self.inner.print_logs();
+    }
+
     /// Kills every process in its namespaces, tears every daemon down, removes everything, and fails if
     /// something had been left.
     pub fn finish(mut self) -> Result<()> {
@@ -153,6 +158,14 @@ impl Inner {
         process::ip(&format!("netns add {netns}"))?;
         self.state().namespaces.push(netns.to_owned());
         Ok(())
+    }
+
+    fn add_namespaces(&self, names: &[String]) -> Result<()> {
+        let batch = self.directory.join("namespaces.ip");
+        fs::write(&batch, names.iter().map(|netns| format!("netns add {netns}\n")).collect::<String>())?;
+        // Before they are made: if one cannot be, those before it must be removed.
+        self.state().namespaces.extend(names.iter().cloned());
+        process::ip(&format!("-batch {}", batch.display())).map(drop)
     }
 
     fn add_installation(&self, installation: &Arc<Installation>) {

@@ -32,6 +32,23 @@ impl Namespace {
         Ok(Self { lab: lab.clone(), name: name.to_owned(), netns })
     }
 
+    /// As `create` for many (name, path): one process makes them all.
+    pub(super) fn create_all(lab: &Arc<Inner>, named: &[(String, String)]) -> Result<Vec<Self>> {
+        let all = named
+            .iter()
+            .map(|(name, path)| {
+                let netns = format!("{}-{path}", lab.prefix);
+                Self { lab: lab.clone(), name: name.clone(), netns }
+            })
+            .collect::<Vec<_>>();
+        let names = all.iter().map(|namespace| namespace.netns.clone()).collect::<Vec<_>>();
+        lab.add_namespaces(&names)?;
+        let loopbacks = r#"for netns; do ip -n "$netns" link set lo up || exit; done"#;
+        let arguments = ["-c", loopbacks, "sh"].into_iter().chain(names.iter().map(String::as_str));
+        process::run("sh", &arguments.collect::<Vec<_>>())?.expect_ok()?;
+        Ok(all)
+    }
+
     /// The name it was given in the test.
     pub fn name(&self) -> &str {
         &self.name

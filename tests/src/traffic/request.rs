@@ -1,4 +1,4 @@
-//! Many short connections at a steady rate: connect, request, reply, close. Every one must succeed.
+//! Many short connections at a steady rate, or as many as can be: connect, request, reply, close. Every one must succeed.
 
 use std::{
     collections::BTreeMap,
@@ -34,6 +34,9 @@ pub struct Options {
     /// Connections in a second.
     #[arg(long, default_value_t = 100)]
     pub rate: u64,
+    /// No steady rate: each worker makes its next connection when its last one has ended.
+    #[arg(long, conflicts_with = "rate")]
+    pub unlimited: bool,
     /// For how long.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
@@ -87,16 +90,22 @@ pub fn run(options: &Options) -> Result<Report> {
     let next = AtomicU64::new(0);
     let results = Mutex::new((Vec::new(), BTreeMap::<String, u64>::new()));
     let start = Instant::now();
+    let end = start + Duration::from_secs_f64(options.seconds);
     thread::scope(|scope| {
         for _ in 0..options.workers.max(1) {
             scope.spawn(|| {
                 loop {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= total {
+                    if options.unlimited && Instant::now() >= end {
                         return;
                     }
-                    let due = start + Duration::from_secs_f64(number as f64 / options.rate as f64);
-                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if !options.unlimited {
+                        if number >= total {
+                            return;
+                        }
+                        let due = start + Duration::from_secs_f64(number as f64 / options.rate as f64);
+                        thread::sleep(due.saturating_duration_since(Instant::now()));
+                    }
                     let begun = Instant::now();
                     let outcome = exchange(options, number);
                     let mut results = results.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +121,14 @@ pub fn run(options: &Options) -> Result<Report> {
     let (times, failures) = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     let succeeded = times.len() as u64;
     let failed = failures.values().sum();
-    Ok(Report { attempted: total, succeeded, failed, failures, seconds, latency: Percentiles::of(times) })
+    Ok(Report {
+        attempted: succeeded + failed,
+        succeeded,
+        failed,
+        failures,
+        seconds,
+        latency: Percentiles::of(times),
+    })
 }
 
 fn exchange(options: &Options, number: u64) -> Result<(), String> {

@@ -101,6 +101,7 @@ impl Owner {
                 files: self.files.clone(),
                 errors: self.errors.clone(),
             },
+            last_apply_ms: self.last_apply.map(|time| time.as_secs_f64() * 1e3),
             uplinks: uplinks.collect(),
             forwarding: self.forwarding(),
             masquerade_ports: Some(self.reconciler.masquerade_ports()),

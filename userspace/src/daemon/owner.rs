@@ -1,6 +1,9 @@
 //! The owner of all state: what is desired, and the reconciler that makes it so.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use crate::{
     config::Loaded,
@@ -20,6 +23,8 @@ pub struct Owner {
     pub(super) errors: Vec<FileError>,
     /// Why the last round as a whole, or the expiry of flows, failed.
     failure: Option<String>,
+    /// How long reading and applying the last change of the files took.
+    pub(super) last_apply: Option<Duration>,
     expiry_failure: Option<String>,
 }
 
@@ -47,6 +52,7 @@ impl Owner {
             desired,
             errors: Vec::new(),
             failure: None,
+            last_apply: None,
             expiry_failure: None,
         })
     }
@@ -86,6 +92,7 @@ impl Owner {
 
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
+        let start = Instant::now();
         match file::load(&self.files) {
             Ok(loaded) => {
                 self.errors.clear();
@@ -93,6 +100,7 @@ impl Owner {
                     tracing::info!("the files have changed");
                     self.desired = loaded;
                     self.round(Depth::Changes).await;
+                    self.last_apply = Some(start.elapsed());
                 }
             }
             Err(errors) => {

@@ -1,0 +1,179 @@
+//! What a run found: data, and a table for people.
+
+use anyhow::Result;
+use comfy_table::{Table, presets::ASCII_MARKDOWN};
+use serde::Serialize;
+
+use super::{
+    Path, Plan, Variant,
+    machine::Machine,
+    measure::{Effort, Kind, Measure, Sample},
+    statistics::{Spread, short},
+};
+
+/// A whole run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Where it ran.
+    pub machine: Machine,
+    /// How often each measurement was made.
+    pub rounds: u32,
+    /// How long each was.
+    pub effort: Effort,
+    /// By path, measure and variant.
+    pub summary: Vec<Row>,
+    /// Measurements without a figure.
+    pub failures: Vec<Failure>,
+    /// Every figure of every round.
+    pub samples: Vec<Sample>,
+}
+
+/// What all rounds together say.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The path.
+    pub path: Path,
+    /// The figure's kind.
+    pub measure: Measure,
+    /// Its unit.
+    pub unit: &'static str,
+    /// The variant.
+    pub variant: Variant,
+    /// Of the figures.
+    pub value: Spread,
+    /// Of each round's figure against the cable's of the same round; absent when the cable was not measured.
+    pub ratio: Option<Spread>,
+}
+
+/// A measurement that failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Failure {
+    /// From 1.
+    pub round: u32,
+    /// The path.
+    pub path: Path,
+    /// The variant.
+    pub variant: Variant,
+    /// What was being measured.
+    pub kind: Kind,
+    /// Why there is no figure.
+    pub reason: String,
+}
+
+impl Report {
+    /// Of these samples.
+    pub fn new(machine: Machine, plan: &Plan, samples: Vec<Sample>, failures: Vec<Failure>) -> Self {
+        let mut summary = Vec::new();
+        for &path in &plan.paths {
+            for measure in Measure::ALL {
+                for &variant in &plan.variants {
+                    let of = |variant| {
+                        samples
+                            .iter()
+                            .filter(move |it| (it.path, it.measure, it.variant) == (path, measure, variant))
+                    };
+                    let base = |round| of(Variant::Cable).find(|it| it.round == round);
+                    let ratios = of(variant).filter_map(|it| Some(it.value / base(it.round)?.value));
+                    let ratio = Spread::of(ratios.collect());
+                    if let Some(value) = Spread::of(of(variant).map(|it| it.value).collect()) {
+                        summary.push(Row { path, measure, unit: measure.unit(), variant, value, ratio });
+                    }
+                }
+            }
+        }
+        Self { machine, rounds: plan.rounds, effort: plan.effort, summary, failures, samples }
+    }
+
+    /// The row of these.
+    pub fn row(&self, path: Path, measure: Measure, variant: Variant) -> Option<&Row> {
+        self.summary.iter().find(|row| (row.path, row.measure, row.variant) == (path, measure, variant))
+    }
+
+    /// The paths that have figures.
+    pub fn paths(&self) -> Vec<Path> {
+        Path::ALL.into_iter().filter(|path| self.summary.iter().any(|row| row.path == *path)).collect()
+    }
+
+    /// As a Markdown table: medians, with the ratio to the cable and its smallest and largest round.
+    pub fn markdown(&self) -> String {
+        let mut table = Table::new();
+        table.load_preset(ASCII_MARKDOWN).set_header([
+            "path",
+            "measure",
+            "cable",
+            "kernel (ratio to the cable)",
+            "weft (ratio to the cable)",
+        ]);
+        for path in self.paths() {
+            for measure in Measure::ALL {
+                let cell = |variant| self.row(path, measure, variant).map_or_else(|| "–".to_owned(), cell);
+                table.add_row([
+                    path.name().to_owned(),
+                    format!("{}, {}", measure.name(), measure.unit()),
+                    cell(Variant::Cable),
+                    cell(Variant::Kernel),
+                    cell(Variant::Weft),
+                ]);
+            }
+        }
+        format!(
+            "{}\n\nMedian of {} rounds; in brackets the median ratio to the cable of the same round, with the \
+             smallest and largest. For times less is better, for throughput and connections more.\n\n{table}",
+            self.machine.describe(),
+            self.rounds
+        )
+    }
+
+    /// As JSON for the record.
+    pub fn json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+}
+
+fn cell(row: &Row) -> String {
+    let value = short(row.value.median);
+    match row.ratio {
+        Some(ratio) if row.variant != Variant::Cable => {
+            format!("{value} ({:.2}, {:.2}–{:.2})", ratio.median, ratio.min, ratio.max)
+        }
+        _ => format!("{value} ({}–{})", short(row.value.min), short(row.value.max)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::measure::Effort;
+
+    #[test]
+    fn ratios_are_those_of_the_same_round() -> Result<()> {
+        let sample = |round, variant, value| Sample {
+            round,
+            path: Path::Bridge,
+            variant,
+            measure: Measure::TcpRoundTripP50,
+            value,
+        };
+        // The machine was twice as slow in round 2.
+        let samples = vec![
+            sample(1, Variant::Cable, 10.0),
+            sample(1, Variant::Weft, 11.0),
+            sample(2, Variant::Cable, 20.0),
+            sample(2, Variant::Weft, 22.0),
+            sample(3, Variant::Weft, 100.0),
+        ];
+        let plan = Plan {
+            paths: vec![Path::Bridge],
+            variants: Variant::ALL.to_vec(),
+            rounds: 3,
+            effort: Effort::QUICK,
+        };
+        let report = Report::new(Machine::now()?, &plan, samples, Vec::new());
+        let weft = report.row(Path::Bridge, Measure::TcpRoundTripP50, Variant::Weft);
+        let ratio = weft.and_then(|row| row.ratio);
+        assert_eq!(ratio, Some(Spread { median: 1.1, min: 1.1, max: 1.1, count: 2 }));
+        assert!(report.row(Path::Bridge, Measure::TcpRoundTripP50, Variant::Kernel).is_none());
+        assert!(report.markdown().contains("| bridge | TCP round trip p50, µs"), "{}", report.markdown());
+        Ok(())
+    }
+}
