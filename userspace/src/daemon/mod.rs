@@ -26,8 +26,10 @@ use owner::Owner;
 
 /// Everything is compared with the kernel at least this often.
 const FULL: Duration = Duration::from_secs(10);
-/// Some interfaces are looked at this often.
-const SAMPLE: Duration = Duration::from_secs(2);
+/// Some containers are looked into this often,
+const LOOK: Duration = Duration::from_millis(100);
+/// and this often while something was heard of them.
+const NEXT_LOOK: Duration = Duration::from_millis(5);
 /// Expired flows are removed this often.
 const EXPIRE: Duration = Duration::from_secs(1);
 /// Kernel events come in bursts: this long after the first one the state is read.
@@ -103,7 +105,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
 
     let start = Instant::now();
     let mut full = ticks(start, FULL);
-    let mut sample = ticks(start, SAMPLE);
+    let mut look_at = Some(start + LOOK);
     let mut expire = ticks(start, EXPIRE);
     let mut round_at: Option<Instant> = None;
     let mut reload_at: Option<Instant> = None;
@@ -126,11 +128,16 @@ pub async fn run(options: Options) -> Result<(), Error> {
                     watch = Watch::new(owner.files())?;
                 }
             }
-            event = monitor.next() => {
-                if concerns(&mut owner, event?) {
-                    round_at.get_or_insert_with(|| Instant::now() + EVENTS);
+            event = monitor.next() => match concerns(&mut owner, event?) {
+                Concern::Nothing => {}
+                Concern::Container => {
+                    let soon = Instant::now() + EVENTS;
+                    look_at = Some(look_at.map_or(soon, |at| at.min(soon)));
                 }
-            }
+                Concern::Host => {
+                    round_at.get_or_insert_with(|| Instant::now() + owner.patience(EVENTS));
+                }
+            },
             () = watch.changed() => {
                 reload_at.get_or_insert_with(|| Instant::now() + FILES);
             }
@@ -143,8 +150,14 @@ pub async fn run(options: Options) -> Result<(), Error> {
                 owner.round(Depth::Changes).await;
             }
             _ = full.tick() => owner.round(Depth::Full).await,
-            _ = sample.tick() => owner.round(Depth::Sample).await,
             _ = expire.tick() => owner.expire_flows(),
+            () = at(look_at) => {
+                let looked = owner.look_into_some().await;
+                if looked.wrong {
+                    round_at.get_or_insert_with(|| Instant::now() + owner.patience(EVENTS));
+                }
+                look_at = Some(Instant::now() + if looked.more { NEXT_LOOK } else { LOOK });
+            }
         }
     }
 }
@@ -177,20 +190,27 @@ fn announce() -> io::Result<()> {
     stdout.flush()
 }
 
-/// Whether an event may mean work.
-fn concerns(owner: &mut Owner, event: Event) -> bool {
-    match event.change {
+/// What an event may mean work for.
+enum Concern {
+    Nothing,
+    Container,
+    Host,
+}
+
+fn concerns(owner: &mut Owner, event: Event) -> Concern {
+    match (event.change, event.namespace_id) {
         // Learned and resolved entries come and go by themselves.
-        Change::Neighbour { notable: false, .. } | Change::Forwarding { notable: false, .. } => return false,
-        Change::Resync => owner.doubt_all(),
-        _ => {}
-    }
-    if let Some(namespace_id) = event.namespace_id {
-        // A container's own neighbour cache is its own business.
-        if matches!(event.change, Change::Neighbour { .. } | Change::Forwarding { .. }) {
-            return false;
+        (Change::Neighbour { notable: false, .. } | Change::Forwarding { notable: false, .. }, _) => {
+            return Concern::Nothing;
         }
-        owner.doubt(namespace_id);
+        // A container's own neighbour cache is its own business.
+        (Change::Neighbour { .. } | Change::Forwarding { .. }, Some(_)) => return Concern::Nothing,
+        (Change::Resync, _) => owner.doubt_all(),
+        (_, Some(namespace_id)) => {
+            owner.doubt(namespace_id);
+            return Concern::Container;
+        }
+        (_, None) => owner.doubt_host(),
     }
-    true
+    Concern::Host
 }

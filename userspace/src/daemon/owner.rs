@@ -9,7 +9,9 @@ use crate::{
     config::Loaded,
     dataplane,
     providers::file::{self, FileError},
-    reconcile::{self, Applied, Depth, Reconciler, problem::Problem, resolved::ResolvedState},
+    reconcile::{
+        self, Applied, Depth, Reconciler, containers::Looked, problem::Problem, resolved::ResolvedState,
+    },
 };
 
 /// Everything the daemon knows.
@@ -26,6 +28,8 @@ pub struct Owner {
     /// How long reading and applying the last change of the files took.
     pub(super) last_apply: Option<Duration>,
     expiry_failure: Option<String>,
+    /// Rounds in a row that ended with the same problems.
+    fruitless: u32,
 }
 
 impl Owner {
@@ -54,6 +58,7 @@ impl Owner {
             failure: None,
             last_apply: None,
             expiry_failure: None,
+            fruitless: 0,
         })
     }
 
@@ -67,6 +72,7 @@ impl Owner {
     /// A round; what fails is kept for `status` and tried again.
     pub async fn round(&mut self, depth: Depth) {
         let before = self.reconciler.applied().problems.clone();
+        let start = Instant::now();
         match self.reconciler.round(&self.desired.state, depth).await {
             Ok(()) => self.failure = None,
             Err(error) => {
@@ -77,7 +83,16 @@ impl Owner {
                 self.failure = Some(text);
             }
         }
+        let now = &self.reconciler.applied().problems;
+        self.fruitless = if !now.is_empty() && *now == before { self.fruitless + 1 } else { 0 };
+        tracing::debug!(?depth, elapsed = ?start.elapsed(), "round");
         self.log_problems(&before);
+    }
+
+    /// How long to wait for a round that events ask for. A round that tries in vain makes events itself: it must not
+    /// ask for the next one without end. Never so long that a repair would take a second.
+    pub fn patience(&self, events: Duration) -> Duration {
+        (events * 2_u32.pow(self.fruitless.min(5))).min(Duration::from_millis(640))
     }
 
     fn log_problems(&self, before: &[Problem]) {
@@ -93,7 +108,9 @@ impl Owner {
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
         let start = Instant::now();
-        match file::load(&self.files) {
+        let loaded = file::load(&self.files);
+        tracing::debug!(elapsed = ?start.elapsed(), "files read");
+        match loaded {
             Ok(loaded) => {
                 self.errors.clear();
                 if loaded != self.desired {
@@ -141,6 +158,19 @@ impl Owner {
             }
             text
         });
+    }
+
+    /// Looks into some containers.
+    pub async fn look_into_some(&mut self) -> Looked {
+        let start = Instant::now();
+        let looked = self.reconciler.look_into_some().await;
+        tracing::trace!(?looked, elapsed = ?start.elapsed(), "look");
+        looked
+    }
+
+    /// Something changed in the host itself.
+    pub fn doubt_host(&mut self) {
+        self.reconciler.doubt_host();
     }
 
     /// Something changed in a container's namespace.

@@ -1,6 +1,8 @@
 //! veth pairs: a container's cable to its network.
 
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
+};
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -109,8 +111,21 @@ impl VethSpec {
             .learning(true)
             .hairpin(false)
             .isolated(self.isolated);
+        let message = match no_ipv6_address() {
+            Some(attribute) => message.append_extra_attribute(attribute),
+            None => message,
+        };
         if self.up { message.up().build() } else { message.build() }
     }
+}
+
+/// A bridge port needs no address of its own, and a thousand ports that make one each, with duplicate address detection,
+/// keep every listener on netlink busy. `None` where the kernel has no IPv6: it refuses the attribute then.
+fn no_ipv6_address() -> Option<LinkAttribute> {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    std::path::Path::new("/proc/sys/net/ipv6")
+        .exists()
+        .then(|| LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]))
 }
 
 impl Netlink {

@@ -1,9 +1,9 @@
 //! Containers' interfaces: the veth pair, and inside the namespace its address and the default route.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ipnetwork::IpNetwork;
@@ -26,8 +26,11 @@ use crate::{
 /// packet. 65,535 less 50 of encapsulation and less 14 + 4 of inner Ethernet and VLAN headers.
 const OVERLAY_GSO_MAX_SIZE: u32 = 65_467;
 
-/// All interfaces are looked at in this many rounds.
-const PARTS: usize = 4;
+/// An interface is looked at this long after the last time. With the steps below none waits longer than ten seconds.
+const RECHECK_AFTER: Duration = Duration::from_secs(6);
+
+/// All interfaces are looked at in this many steps, each short enough to keep nothing waiting.
+const STEPS: usize = 80;
 
 /// What an interface was when it was last looked at as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +47,8 @@ struct Verified {
     peer: Option<VethPeer>,
     shape: Shape,
     at: Instant,
+    /// Something was heard of its namespace since.
+    doubted: bool,
 }
 
 /// Interfaces that were found right, so that a round works only on the others.
@@ -54,13 +59,13 @@ pub struct Containers {
     failed: BTreeSet<EndpointId>,
 }
 
-/// Which interfaces to look at although nothing is known to have changed.
-#[derive(Debug, Clone, Copy)]
-pub enum Recheck {
-    /// Some of those that were not looked at since; the others have their turn in the next rounds.
-    Before(Instant),
-    /// None.
-    Nothing,
+/// What a look into some interfaces found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// One of them needs a round.
+    pub wrong: bool,
+    /// Others are in doubt.
+    pub more: bool,
 }
 
 /// The host side of the work.
@@ -78,19 +83,21 @@ pub struct Host<'a> {
 #[derive(Debug)]
 pub struct Pending {
     id: EndpointId,
-    device: String,
+    /// The host side.
+    pub device: String,
 }
 
 impl Containers {
     /// Something changed in the namespace with this number, or in one that is not known: look again.
     pub fn doubt(&mut self, namespace_id: i32) {
-        self.verified
-            .retain(|_, verified| verified.peer.is_some_and(|peer| peer.namespace_id != Some(namespace_id)));
+        for verified in self.verified.values_mut() {
+            verified.doubted |= verified.peer.is_none_or(|peer| peer.namespace_id == Some(namespace_id));
+        }
     }
 
     /// Look at everything again.
     pub fn doubt_all(&mut self) {
-        self.verified.clear();
+        self.verified.values_mut().for_each(|verified| verified.doubted = true);
     }
 
     /// The interfaces that are not right.
@@ -105,14 +112,12 @@ impl Containers {
         state: &ResolvedState,
         uplinks: &[UplinkFact],
         host: Host<'_>,
-        recheck: Recheck,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
         let Host { netlink, kernel, dataplane } = host;
         self.verified.retain(|id, _| state.endpoints.contains_key(id));
         self.failed.clear();
         let mut pending = Vec::new();
-        let due = self.due(recheck);
         for (id, endpoint) in &state.endpoints {
             let Some(network) = state.networks.get(&id.network) else { continue };
             let Some(bridge) = kernel.link(&network.bridge) else {
@@ -124,14 +129,14 @@ impl Containers {
                 self.failed.insert(id.clone());
                 continue;
             };
-            if !due.contains(id) && self.is_verified(id, &shape, kernel) {
+            if self.is_verified(id, &shape, kernel) {
                 continue;
             }
             match ensure_one(&shape, netlink, dataplane).await {
                 Ok((ifindex, peer)) => {
                     self.verified.insert(
                         id.clone(),
-                        Verified { ifindex, peer, shape: shape.clone(), at: Instant::now() },
+                        Verified { ifindex, peer, shape: shape.clone(), at: Instant::now(), doubted: false },
                     );
                     pending.push(Pending { id: id.clone(), device: shape.spec.name });
                 }
@@ -146,14 +151,36 @@ impl Containers {
         pending
     }
 
-    /// The interfaces whose turn it is: the longest not looked at, a part of all, so that the work of looking into a
-    /// thousand namespaces is spread over time.
-    fn due(&self, recheck: Recheck) -> HashSet<EndpointId> {
-        let Recheck::Before(moment) = recheck else { return HashSet::new() };
-        let old = self.verified.iter().filter(|(_, verified)| verified.at < moment);
-        let mut old: Vec<(Instant, &EndpointId)> = old.map(|(id, verified)| (verified.at, id)).collect();
-        old.sort_unstable();
-        old.into_iter().take(self.verified.len() / PARTS + 1).map(|(_, id)| id.clone()).collect()
+    /// Looks into some interfaces: those in doubt, and then those not looked at for the longest time. A thousand in
+    /// doubt, as after a start, are taken in steps, so that a change of the files need not wait for them.
+    pub async fn look_into_some(&mut self, host: Host<'_>) -> Looked {
+        let moment = Instant::now().checked_sub(RECHECK_AFTER);
+        let due = |verified: &Verified| verified.doubted || moment.is_some_and(|moment| verified.at < moment);
+        let mut due: Vec<(bool, Instant, EndpointId)> = self
+            .verified
+            .iter()
+            .filter(|(_, verified)| due(verified))
+            .map(|(id, verified)| (!verified.doubted, verified.at, id.clone()))
+            .collect();
+        due.sort_unstable();
+        due.truncate(self.verified.len().div_ceil(STEPS));
+        let mut looked = Looked::default();
+        for (_, _, id) in due {
+            let Some(verified) = self.verified.get_mut(&id) else { continue };
+            match ensure_one(&verified.shape, host.netlink, host.dataplane).await {
+                Ok(found) if found == (verified.ifindex, verified.peer) => {
+                    verified.at = Instant::now();
+                    verified.doubted = false;
+                }
+                // A round makes it anew, or says why that cannot be.
+                Ok(_) | Err(_) => {
+                    self.verified.remove(&id);
+                    looked.wrong = true;
+                }
+            }
+        }
+        looked.more = self.verified.values().any(|verified| verified.doubted);
+        looked
     }
 
     fn is_verified(&self, id: &EndpointId, shape: &Shape, kernel: &Kernel) -> bool {

@@ -23,11 +23,15 @@ const DEFAULT_MTU: u32 = 1500;
 /// no MTU counts, and with the inner one's: 20 + 8 + 8 + 14.
 const VXLAN_OVERHEAD: u32 = 50;
 
+/// Largest MTU of a bridge or veth (`ETH_MAX_MTU` of the kernel).
+const LARGEST_MTU: u32 = 65_535;
+
 /// MTU of a network's devices.
 pub fn mtu(network: &ResolvedNetwork, uplinks: &[UplinkFact]) -> u32 {
     let uplink = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(DEFAULT_MTU);
     let overhead = if network.vxlan.is_some() { VXLAN_OVERHEAD } else { 0 };
-    network.mtu.unwrap_or(uplink.saturating_sub(overhead))
+    // A loopback or tun uplink may have 65,536 bytes, which is more than a bridge can.
+    network.mtu.unwrap_or(uplink.saturating_sub(overhead).min(LARGEST_MTU))
 }
 
 /// The bridge's MAC address, made from the gateway address: every host of an overlay has the same gateway, so that a

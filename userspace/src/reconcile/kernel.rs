@@ -51,6 +51,20 @@ impl Kernel {
         Ok(())
     }
 
+    /// Reads single devices again, where reading all of a thousand would cost more than the work that changed them.
+    pub async fn read_device(&mut self, netlink: &Netlink, name: &str) -> netdev::Result<()> {
+        match (netlink.link(name).await?, self.by_name.get(name).copied()) {
+            (Some(link), Some(at)) => self.links[at] = link,
+            (Some(link), None) => {
+                self.by_name.insert(name.to_owned(), self.links.len());
+                self.links.push(link);
+            }
+            (None, None) => {}
+            (None, Some(_)) => self.read_devices(netlink).await?,
+        }
+        Ok(())
+    }
+
     /// All devices.
     pub fn links(&self) -> &[Link] {
         &self.links

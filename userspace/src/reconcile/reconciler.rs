@@ -5,11 +5,10 @@ use std::{
     io::Read,
     net::{IpAddr, Ipv4Addr},
     path::Path,
-    time::{Duration, Instant},
 };
 
 use super::{
-    containers::{Containers, Host, Recheck},
+    containers::{Containers, Host, Looked},
     devices,
     facts::{DeviceFact, KernelFacts, UplinkFact},
     kernel::Kernel,
@@ -29,18 +28,15 @@ use crate::{
     netdev::{self, BoundPorts, Link, Namespace, NamespaceIdentity, Netlink, PortRanges, bound_ports},
 };
 
-/// How long an interface counts as right without being looked at. With a quarter of them looked at in each of the
-/// rounds that follow every two seconds, none waits longer than ten.
-const RECHECK_AFTER: Duration = Duration::from_secs(2);
+/// Up to so many devices that a round made are read one by one, more of them all at once.
+const READ_SINGLY: usize = 16;
 
 /// How much a round looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// What is known to have changed.
     Changes,
-    /// Also some interfaces that were not looked at for a while.
-    Sample,
-    /// Also every map and program.
+    /// The whole host, every map and every program.
     Full,
 }
 
@@ -90,6 +86,8 @@ pub struct Reconciler {
     maps: Maps,
     bound: BoundPorts,
     applied: Applied,
+    /// The host as last read, until something is heard to have changed there.
+    kernel: Option<Kernel>,
 }
 
 impl Reconciler {
@@ -115,6 +113,7 @@ impl Reconciler {
             maps: Maps::default(),
             bound: BoundPorts::default(),
             applied: Applied::default(),
+            kernel: None,
         })
     }
 
@@ -133,9 +132,23 @@ impl Reconciler {
         self.containers.doubt(namespace_id);
     }
 
+    /// Something changed in the host itself.
+    pub fn doubt_host(&mut self) {
+        self.kernel = None;
+    }
+
     /// Events were lost.
     pub fn doubt_all(&mut self) {
         self.containers.doubt_all();
+        self.doubt_host();
+    }
+
+    /// Looks into some containers: something was heard of them, or it is their turn.
+    pub async fn look_into_some(&mut self) -> Looked {
+        // While the host is in doubt a round is due anyway.
+        let Some(kernel) = &self.kernel else { return Looked { wrong: true, more: true } };
+        let host = Host { netlink: &self.netlink, kernel, dataplane: &self.dataplane };
+        self.containers.look_into_some(host).await
     }
 
     /// What `desired` would be with every choice made; nothing is kept or changed.
@@ -154,7 +167,11 @@ impl Reconciler {
         let full = depth == Depth::Full;
         let mut problems = Vec::new();
         sysctls::first_start(&mut self.leases, self.own_cookie)?;
-        let mut kernel = Kernel::read(&self.netlink).await?;
+        // Taken, so that a round that fails leaves nothing to be believed by the next.
+        let mut kernel = match self.kernel.take() {
+            Some(kernel) if !full => kernel,
+            _ => Kernel::read(&self.netlink).await?,
+        };
         if full {
             self.bound = bound_ports().await?;
         }
@@ -202,14 +219,15 @@ impl Reconciler {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
             programs::ensure_host_sockets(&self.dataplane, &mut problems);
         }
-        let recheck = match (depth, Instant::now().checked_sub(RECHECK_AFTER)) {
-            (Depth::Sample | Depth::Full, Some(moment)) => Recheck::Before(moment),
-            _ => Recheck::Nothing,
-        };
         let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
-        let pending = self.containers.ensure(&state, &uplinks, host, recheck, &mut problems).await;
-        if !pending.is_empty() {
+        let pending = self.containers.ensure(&state, &uplinks, host, &mut problems).await;
+        tracing::debug!(interfaces = pending.len(), "made or put right");
+        if pending.len() > READ_SINGLY {
             kernel.read_devices(&self.netlink).await?;
+        } else {
+            for made in &pending {
+                kernel.read_device(&self.netlink, &made.device).await?;
+            }
         }
         overlay::ensure(&state, &self.netlink, &kernel, &mut problems).await;
 
@@ -231,6 +249,7 @@ impl Reconciler {
             programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
         }
         let failed = self.containers.failed().iter().cloned().collect();
+        self.kernel = Some(kernel);
         self.applied = Applied { state, facts, refused, failed, problems };
         Ok(())
     }
