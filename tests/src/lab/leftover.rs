@@ -109,8 +109,16 @@ pub(super) fn remove_pins(directory: &Path) {
     }
 }
 
+/// What bpftool lists. It fails when an object of somebody else goes while it lists, so it is asked again.
 fn bpftool(arguments: &[&str]) -> Result<Vec<Value>> {
-    let output = process::run("bpftool", &[&["-j"], arguments].concat())?.expect_ok()?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let output = loop {
+        let output = process::run("bpftool", &[&["-j"], arguments].concat())?;
+        if output.ok() || Instant::now() > deadline {
+            break output.expect_ok()?;
+        }
+        thread::sleep(Duration::from_millis(50));
+    };
     let value: Value = serde_json::from_str(&output.stdout)
         .with_context(|| format!("output of `{}`: {}", output.command, output.stdout))?;
     match value {
