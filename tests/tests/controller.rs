@@ -155,6 +155,16 @@ fn drift_is_repaired() -> Result<()> {
     it.host.check(&format!("rm -f $(find {bpf} -path '*links*' -type f | head -4)"))?;
     std::thread::sleep(Duration::from_secs(1));
     within(ten, "pins are back", works)?;
+    it.host.check(&format!("rm -rf {bpf}/v*"))?;
+    within(ten, "all pins are back", || {
+        let maps = it.host.check(&format!("find {bpf} -path '*maps/*' | wc -l"))?;
+        let links = it.host.check(&format!("find {bpf} -path '*links/from_container*' | wc -l"))?;
+        Ok(maps.trim() == "17" && links.trim() == "5" && works()?)
+    })?;
+    // What cannot be repaired does not lose its guard, and is repaired when it can be.
+    it.shop.ip("route del default")?;
+    it.shop.ip("route flush dev eth0 scope link")?;
+    within(second, "the routes are back", || it.shop.pings("192.0.2.100"))?;
     it.host.check(&format!(
         "for pin in $(find {bpf} -path '*links*' -type f); do bpftool link detach pinned $pin; done"
     ))?;

@@ -335,3 +335,27 @@ fn spoofing_and_direct_routing_are_dropped() -> Result<()> {
     assert!(it.drops("spoofed_mac")? > 0);
     it.lab.finish()
 }
+
+/// Without `uplinks` in the file: a default route that goes for a moment, or a better one that comes, ends no connection.
+#[test]
+fn the_default_route_goes_and_another_comes() -> Result<()> {
+    let it = OneHost::with("droute", &ONE_HOST.replace("x-weft: { uplinks: [ eth0 ] }", ""))?;
+    let mut receiver = it.web.serve("tcp-receive [::]:80")?;
+    let mut sender = it.client.start_labtool("tcp-send 192.0.2.1:8080 --seconds 5")?;
+    std::thread::sleep(Duration::from_millis(500));
+    it.host.ip("route del default")?;
+    std::thread::sleep(Duration::from_millis(1500));
+    it.host.ip("link add vpn0 type veth peer name vpn1")?;
+    it.host.ip("link set vpn1 up")?;
+    it.host.ip("link set vpn0 up")?;
+    it.host.ip("addr add 198.51.100.1/24 dev vpn0")?;
+    it.host.ip("route add default via 198.51.100.2 dev vpn0 metric 10")?;
+    it.host.ip("route add default via 192.0.2.100 dev eth0 metric 100")?;
+    let sent = tests::lab::namespace::labtool_result(&mut sender, common::LIMIT)?;
+    let received = tests::lab::namespace::labtool_result(&mut receiver, common::LIMIT)?;
+    assert_eq!((&sent["bytes"], &sent["sha256"]), (&received["bytes"], &received["sha256"]));
+    let _web = it.web.serve_http(80, "still here")?;
+    assert_eq!(it.client.curl("http://192.0.2.1:8080")?.stdout, "still here");
+    it.host.ip("link del vpn0")?;
+    it.lab.finish()
+}

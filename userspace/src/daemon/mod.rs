@@ -208,7 +208,9 @@ fn concerns(owner: &mut Owner, event: Event) -> Concern {
         (Change::Resync, _) => owner.doubt_all(),
         (_, Some(namespace_id)) => {
             owner.doubt(namespace_id);
-            return Concern::Container;
+            if !owner.waits_for_containers() {
+                return Concern::Container;
+            }
         }
         (_, None) => owner.doubt_host(),
     }

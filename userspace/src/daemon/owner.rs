@@ -173,6 +173,11 @@ impl Owner {
         self.reconciler.doubt_host();
     }
 
+    /// Whether an interface is not right.
+    pub fn waits_for_containers(&self) -> bool {
+        self.reconciler.waits_for_containers()
+    }
+
     /// Something changed in a container's namespace.
     pub fn doubt(&mut self, namespace_id: i32) {
         self.reconciler.doubt(namespace_id);

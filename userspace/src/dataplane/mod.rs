@@ -16,6 +16,7 @@ mod sys;
 mod table;
 mod teardown;
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use aya::{
@@ -128,7 +129,9 @@ pub struct Dataplane {
     links: links::Links,
     cgroup: Option<PathBuf>,
     kept_sizes: Vec<KeptSize>,
-    _lock: bpffs::Lock,
+    layout: bpffs::Layout,
+    bpf_dir: PathBuf,
+    lock: bpffs::Lock,
 }
 
 /// A daemon moves it between threads.
@@ -147,7 +150,7 @@ impl Dataplane {
         let layout = bpffs::Layout::new(&options.bpf_dir);
         layout.create()?;
         let (mut ebpf, kept_sizes) = object::load(&layout.maps, &options.sizes)?;
-        let links = links::Links::new(layout.links, &ebpf)?;
+        let links = links::Links::new(layout.links.clone(), &ebpf)?;
         let tables = Tables {
             devices: table(&mut ebpf, map::DEVICES)?,
             endpoints: table(&mut ebpf, map::ENDPOINTS)?,
@@ -166,7 +169,32 @@ impl Dataplane {
             settings: table(&mut ebpf, map::SETTINGS)?,
         };
         let cgroup = options.cgroup.clone();
-        Ok(Self { tables, ebpf, links, cgroup, kept_sizes, _lock: lock })
+        let bpf_dir = options.bpf_dir.clone();
+        Ok(Self { tables, ebpf, links, cgroup, kept_sizes, layout, bpf_dir, lock })
+    }
+
+    /// Pins again what somebody has unpinned: without its pin a map would be lost with this process, and all flows with
+    /// it. Links are repaired by `ensure_…`. Answers whether anything was missing.
+    pub fn ensure_pins(&mut self) -> Result<bool> {
+        let mut missing = false;
+        if !self.bpf_dir.exists() {
+            self.layout.create()?;
+            // The lock was on the directory that is gone.
+            self.lock = bpffs::lock(&self.bpf_dir)?;
+            missing = true;
+        } else if !self.layout.maps.exists() || !self.layout.links.exists() {
+            self.layout.create()?;
+            missing = true;
+        }
+        for (name, map) in self.maps() {
+            let pin = self.layout.maps.join(name);
+            if !pin.exists() {
+                sys::object_pin(map.fd().as_fd(), &pin)
+                    .map_err(Error::system(format!("pin map {}", pin.display())))?;
+                missing = true;
+            }
+        }
+        Ok(missing)
     }
 
     /// Maps that keep the size they were made with although another is configured now.

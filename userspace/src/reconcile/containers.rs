@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnetwork::IpNetwork;
+use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::{
     devices::mtu,
@@ -269,6 +269,8 @@ async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crat
 }
 
 async fn ensure_routes(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
+    // The kernel makes the route to the subnet with the address; somebody may have deleted it alone.
+    inside.ensure_route(&subnet_route(shape.address, ifindex)).await?;
     if let Some(gateway) = shape.default_gateway {
         inside.ensure_default_route(gateway, ifindex).await?;
         return Ok(());
@@ -289,4 +291,13 @@ async fn ensure_routes(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::
         inside.remove_route(&route).await?;
     }
     Ok(())
+}
+
+fn subnet_route(address: IpNetwork, ifindex: u32) -> Route {
+    let destination = match address {
+        IpNetwork::V4(address) => Ipv4Network::new(address.network(), address.prefix())
+            .map_or(IpNetwork::V4(address), IpNetwork::V4),
+        IpNetwork::V6(_) => address,
+    };
+    Route { destination, gateway: None, ifindex, source: Some(address.ip()), metric: 0 }
 }

@@ -19,7 +19,7 @@ use super::{
     ports::{Ports, Refused, key},
     problem::Problem,
     programs,
-    resolved::{ResolvedPublication, ResolvedState},
+    resolved::{EndpointId, ResolvedPublication, ResolvedState},
     sysctls, tables, uplinks,
 };
 use crate::{
@@ -64,7 +64,7 @@ pub struct Applied {
     /// Publications that are not served, by [`key`].
     pub refused: Refused,
     /// Interfaces that are not right.
-    pub failed: HashSet<super::resolved::EndpointId>,
+    pub failed: HashSet<EndpointId>,
     /// Everything that is not as declared.
     pub problems: Vec<Problem>,
 }
@@ -127,6 +127,11 @@ impl Reconciler {
         &self.leases
     }
 
+    /// Whether an interface is not right, so that what is heard of any container may be what it waits for.
+    pub fn waits_for_containers(&self) -> bool {
+        !self.containers.failed().is_empty()
+    }
+
     /// Something changed in a container's namespace.
     pub fn doubt(&mut self, namespace_id: i32) {
         self.containers.doubt(namespace_id);
@@ -174,6 +179,12 @@ impl Reconciler {
         };
         if full {
             self.bound = bound_ports().await?;
+            match self.dataplane.ensure_pins() {
+                // With the pins of maps those of links may have gone.
+                Ok(true) => self.containers.doubt_all(),
+                Ok(false) => {}
+                Err(error) => problems.push(Problem::new("pins of maps", error)),
+            }
         }
         let lease_facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases, &lease_facts);
@@ -181,7 +192,7 @@ impl Reconciler {
         // Before anything is made: a name or address that is in use but was not kept would be given away twice.
         self.keep_leases()?;
 
-        let uplinks = uplinks::find(&state.host, &kernel, &mut problems);
+        let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = tunnel_address(&state, &uplinks);
         let refused = self.ports.check(&state).await?;
         let publications: Vec<&ResolvedPublication> = state
@@ -242,14 +253,14 @@ impl Reconciler {
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
         sysctls::reserve(&mut self.leases, &kernel.reserved, &published)?;
         self.keep_leases()?;
+        self.kernel = Some(kernel);
         if full || !superfluous.is_empty() {
-            let wanted = facts.veths.values().map(|veth| veth.ifindex);
-            let wanted = wanted.chain(facts.bridges.values().map(|bridge| bridge.ifindex));
-            let wanted = wanted.chain(uplinks.iter().map(|uplink| uplink.ifindex)).collect();
+            // Every device of weft that is there, right or not: one that could not be put right needs its guard most.
+            let owned = self.kernel.iter().flat_map(Kernel::owned).map(|(link, _)| link.ifindex);
+            let wanted = owned.chain(uplinks.iter().map(|uplink| uplink.ifindex)).collect();
             programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
         }
         let failed = self.containers.failed().iter().cloned().collect();
-        self.kernel = Some(kernel);
         self.applied = Applied { state, facts, refused, failed, problems };
         Ok(())
     }
@@ -331,8 +342,14 @@ impl Reconciler {
         let bridges = networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(&of.bridge)?)));
         let vxlans =
             networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(of.vxlan.as_deref()?)?)));
-        let veths = state.endpoints.iter().filter(|(id, _)| !self.containers.failed().contains(id));
-        let veths = veths.filter_map(|(id, of)| Some((id.clone(), by_name(&of.device)?)));
+        // One that could not be looked at is what it was, as long as its device is: the container's flows go on.
+        let before = &self.applied.facts.veths;
+        let usable = |id: &EndpointId, fact: &DeviceFact| {
+            !self.containers.failed().contains(id)
+                || before.get(id).is_some_and(|before| before.ifindex == fact.ifindex)
+        };
+        let veths = state.endpoints.iter().filter_map(|(id, of)| Some((id, by_name(&of.device)?)));
+        let veths = veths.filter(|(id, fact)| usable(id, fact)).map(|(id, fact)| (id.clone(), fact));
         let addresses: HashMap<IpAddr, u32> = kernel
             .addresses
             .iter()

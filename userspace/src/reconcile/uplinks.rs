@@ -5,23 +5,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::{facts::UplinkFact, kernel::Kernel, problem::Problem};
 use crate::{model::HostSettings, netdev::Link};
 
-/// The configured uplinks, or the device of the default route. What is missing is a problem, not an error: a cable
+/// The configured uplinks, or the devices of the default routes. What is missing is a problem, not an error: a cable
 /// may be plugged in later.
-pub fn find(settings: &HostSettings, kernel: &Kernel, problems: &mut Vec<Problem>) -> Vec<UplinkFact> {
+pub fn find(
+    settings: &HostSettings,
+    kernel: &Kernel,
+    earlier: &[UplinkFact],
+    problems: &mut Vec<Problem>,
+) -> Vec<UplinkFact> {
     if settings.uplinks.is_empty() {
-        let default = kernel
-            .routes
-            .iter()
-            .filter(|route| route.is_default() && route.destination.is_ipv4())
-            .min_by_key(|route| route.metric);
-        let link = default.and_then(|route| kernel.links().iter().find(|link| link.ifindex == route.ifindex));
-        if link.is_none() {
-            problems.push(Problem::new(
-                "uplinks",
-                "there is no default route and x-weft.uplinks names no device: containers reach this host only",
-            ));
-        }
-        return link.map(|link| fact(link, kernel, problems)).into_iter().collect();
+        return of_default_routes(kernel, earlier, problems);
     }
     let mut uplinks = Vec::new();
     for name in &settings.uplinks {
@@ -31,6 +24,39 @@ pub fn find(settings: &HostSettings, kernel: &Kernel, problems: &mut Vec<Problem
                 format!("uplink {name}"),
                 "there is no such device; weft uses it as soon as there is",
             )),
+        }
+    }
+    uplinks
+}
+
+/// The devices of all default routes, the preferred first, and those that were uplinks until now. A renewed lease takes
+/// the default route away for a moment, and a VPN brings a better one: neither may end the connections that run through
+/// a device which is still there and has an address.
+fn of_default_routes(
+    kernel: &Kernel,
+    earlier: &[UplinkFact],
+    problems: &mut Vec<Problem>,
+) -> Vec<UplinkFact> {
+    let mut defaults: Vec<_> =
+        kernel.routes.iter().filter(|route| route.is_default() && route.destination.is_ipv4()).collect();
+    defaults.sort_by_key(|route| route.metric);
+    if defaults.is_empty() {
+        problems.push(Problem::new(
+            "uplinks",
+            "there is no default route and x-weft.uplinks names no device: containers reach only what the host's \
+             other routes lead to",
+        ));
+    }
+    let kept = earlier.iter().map(|uplink| uplink.ifindex).filter(|ifindex| {
+        let link = kernel.links().iter().find(|link| link.ifindex == *ifindex);
+        link.is_some() && primary_address(*ifindex, kernel).is_some()
+    });
+    let mut uplinks: Vec<UplinkFact> = Vec::new();
+    for ifindex in defaults.iter().map(|route| route.ifindex).chain(kept) {
+        if let Some(link) = kernel.links().iter().find(|link| link.ifindex == ifindex)
+            && uplinks.iter().all(|uplink| uplink.ifindex != ifindex)
+        {
+            uplinks.push(fact(link, kernel, problems));
         }
     }
     uplinks
