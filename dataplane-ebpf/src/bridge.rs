@@ -1,7 +1,7 @@
 //! Bridging: container to container of one network, on one host.
 
 use dataplane_common::{
-    abi::{Device, DropReason, Endpoint, Path, flags},
+    abi::{Endpoint, Path},
     packet::Ethernet,
 };
 
@@ -14,10 +14,7 @@ use crate::{
 /// Unicast to a known container. The frame stays a frame of that network: its source MAC address is kept, the
 /// destination is what the controller knows, whatever the sender's ARP cache says.
 #[inline(always)]
-pub fn deliver(packet: &Packet, device: &Device, endpoint: &Endpoint) -> Outcome<Verdict> {
-    if device.flags & flags::INTER_CONTAINER == 0 {
-        return Err(DropReason::InterContainerDisabled);
-    }
+pub fn deliver(packet: &Packet, endpoint: &Endpoint) -> Outcome<Verdict> {
     let source = packet.read::<Ethernet>(0)?.source;
     redirect::to_container(packet, endpoint, source, Path::Bridge)
 }

@@ -7,7 +7,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_for_each_map_elem;
 use dataplane_common::{
-    abi::{Flow, FlowKind, Index, Settings, Tuple},
+    abi::{DeviceRole, Flow, FlowKind, Index, Settings, Tuple, flags},
     flow::State,
 };
 
@@ -40,7 +40,6 @@ unsafe extern "C" fn visit(
         flow_ended(&outside, &inside, settings)
     };
     if gone {
-        maps::remove_index(&outside);
         // SAFETY: as above.
         unsafe { *removed += 1 };
     }
@@ -51,17 +50,17 @@ unsafe extern "C" fn visit(
 #[inline(always)]
 fn claim_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
     let key = masquerade::mapping_key(outside, inside);
-    let Some(mapping) = maps::mapping(&key) else { return true };
+    let Some(mapping) = maps::mapping(&key) else { return maps::remove_index(outside) };
     // SAFETY: a map value.
     let (last_used, flows, port) = unsafe { ((*mapping).last_used_ns, (*mapping).flows, (*mapping).port) };
     if port != outside.local_port {
-        return true;
+        return maps::remove_index(outside);
     }
     if flows != 0 || helpers::now_ns().wrapping_sub(last_used) < settings.port_hold_ns {
         return false;
     }
     maps::remove_mapping(&key);
-    true
+    maps::remove_index(outside)
 }
 
 /// A flow ends when it has been silent too long, or when its container, host address or publication has gone.
@@ -73,8 +72,7 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
             Some(record) => (record, false),
             None => {
                 // The record was evicted from `unconfirmed`.
-                masquerade::release_mapping(outside, inside);
-                return true;
+                return end_masquerade(outside, inside);
             }
         },
     };
@@ -82,8 +80,7 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
     let flow = unsafe { &*record };
     if flow.outside != *outside {
         // The container's end has been opened anew under another external tuple.
-        masquerade::release_mapping(outside, inside);
-        return true;
+        return end_masquerade(outside, inside);
     }
     let seen = flow.last_seen_ns;
     let timeout = State(flow.state).timeout_ns(inside.protocol, settings);
@@ -95,29 +92,47 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
     if !unsafe { atomic::replace(&raw mut (*record).last_seen_ns, seen, 0) } {
         return false;
     }
-    if flow.kind == FlowKind::MASQUERADE {
-        masquerade::release_mapping(outside, inside);
-    }
+    // The index goes first, see `flows::forget`.
+    let removed = if flow.kind == FlowKind::MASQUERADE {
+        end_masquerade(outside, inside)
+    } else {
+        maps::remove_index(outside)
+    };
     if confirmed {
         maps::remove_flow(inside)
     } else {
         maps::remove_unconfirmed_flow(inside)
     };
-    true
+    removed
+}
+
+/// Removes an index entry and gives back its share of the mapping, if there is one for these tuples.
+#[inline(always)]
+fn end_masquerade(outside: &Tuple, inside: &Tuple) -> bool {
+    let removed = maps::remove_index(outside);
+    if removed {
+        masquerade::release_mapping(outside, inside);
+    }
+    removed
 }
 
 /// Whether the flow has lost what it stands on.
 #[inline(always)]
 fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
-    match maps::endpoint(flow.network, &inside.local) {
-        Some(endpoint) if endpoint.epoch == flow.epoch => {}
+    let policy = match maps::endpoint(flow.network, &inside.local) {
+        Some(endpoint) if endpoint.epoch == flow.epoch => endpoint.flags,
         _ => return true,
+    };
+    // Through a device that is no uplink any more nothing is sent or heard.
+    let is_uplink = |ifindex| maps::device(ifindex).is_some_and(|device| device.role == DeviceRole::UPLINK);
+    if flow.kind != FlowKind::HAIRPIN && !is_uplink(flow.uplink) {
+        return true;
     }
     if !maps::is_host_address(&flow.outside.local) {
         return true;
     }
     if flow.kind == FlowKind::MASQUERADE {
-        return false;
+        return policy & (flags::MASQUERADE | flags::INTERNAL) != flags::MASQUERADE;
     }
     match maps::publication(inside.protocol, &flow.outside.local, flow.outside.local_port) {
         Some(publication) => {

@@ -26,6 +26,10 @@ pub fn find_outside<'a>(parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
     }
     let index = maps::index(&parsed.tuple)?;
     let flow = find(&index.inside, parsed, Direction::FromOutside)?;
+    // The container's end may have been opened anew under another outside tuple.
+    if flow.outside != parsed.tuple {
+        return None;
+    }
     Some((&index.inside, flow))
 }
 
@@ -84,8 +88,17 @@ pub fn may_open(parsed: &Parsed) -> Outcome<()> {
 /// Answers whether the index entry is new; an old one has been counted with its mapping already.
 #[inline(always)]
 pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
-    // An earlier container may have left a record under the same tuple: it would be found first, and be stale forever.
-    maps::remove_flow(inside);
+    if let Some(record) = maps::flow(inside) {
+        // SAFETY: a map value.
+        let earlier = unsafe { &*record };
+        if earlier.epoch == flow.epoch && earlier.outside != flow.outside && !State(earlier.state).closed() {
+            // The client uses one port of its own for two published ports of the same container. The container could
+            // not tell the two connections apart: the one that runs goes on.
+            return Err(DropReason::PortsExhausted);
+        }
+        // An earlier container's record would be found first, and be stale forever.
+        maps::remove_flow(inside);
+    }
     if maps::add_unconfirmed_flow(inside, flow).is_err() {
         return Err(DropReason::FlowTableFull);
     }
@@ -105,19 +118,26 @@ pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
         return Err(DropReason::PortsExhausted);
     }
     // It leads nowhere any more.
-    masquerade::release_mapping(&flow.outside, &existing.inside);
-    maps::replace_index(&flow.outside, index).map_err(|_| DropReason::FlowTableFull)?;
+    let nowhere = existing.inside;
+    if maps::remove_index(&flow.outside) {
+        masquerade::release_mapping(&flow.outside, &nowhere);
+    }
+    if maps::claim(&flow.outside, index).is_err() {
+        maps::remove_unconfirmed_flow(inside);
+        return Err(DropReason::FlowTableFull);
+    }
     Ok(true)
 }
 
 /// Removes a flow whose container has gone, so that its tuples are free for the next packet.
 #[inline(always)]
 pub fn forget(inside: &Tuple, outside: &Tuple, kind: u8) {
-    if kind == FlowKind::MASQUERADE {
+    // The index goes first: one without a record heals by the next packet, a record without an index would be found
+    // by the container's packets only, and never expire.
+    if maps::remove_index(outside) && kind == FlowKind::MASQUERADE {
         masquerade::release_mapping(outside, inside);
     }
     if !maps::remove_flow(inside) {
         maps::remove_unconfirmed_flow(inside);
     }
-    maps::remove_index(outside);
 }

@@ -159,7 +159,7 @@ pub fn unconfirmed_flow(inside: &Tuple) -> Option<*mut Flow> {
 
 #[inline(always)]
 pub fn add_flow(inside: &Tuple, flow: &Flow) -> Result<(), i32> {
-    FLOWS.insert(inside, flow, u64::from(BPF_ANY))
+    FLOWS.insert(inside, flow, u64::from(BPF_NOEXIST))
 }
 
 #[inline(always)]
@@ -189,14 +189,11 @@ pub fn claim(outside: &Tuple, index: &Index) -> Result<(), i32> {
     PORTS.insert(outside, index, u64::from(BPF_NOEXIST))
 }
 
+/// Answers whether it was there: of several CPUs that remove an entry one wins, and only that one may give back what the
+/// entry stood for.
 #[inline(always)]
-pub fn replace_index(outside: &Tuple, index: &Index) -> Result<(), i32> {
-    PORTS.insert(outside, index, u64::from(BPF_ANY))
-}
-
-#[inline(always)]
-pub fn remove_index(outside: &Tuple) {
-    let _ = PORTS.remove(outside);
+pub fn remove_index(outside: &Tuple) -> bool {
+    PORTS.remove(outside).is_ok()
 }
 
 /// For `bpf_for_each_map_elem`.

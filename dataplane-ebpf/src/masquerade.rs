@@ -43,7 +43,8 @@ pub fn open(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdic
     }
     flows::may_open(parsed)?;
     let uplink_index = route(packet, parsed)?;
-    let uplink = maps::device(uplink_index).filter(|uplink| uplink.role == DeviceRole::UPLINK);
+    let uplink = maps::device(uplink_index)
+        .filter(|uplink| uplink.role == DeviceRole::UPLINK && uplink.address.v4_network_order() != 0);
     let uplink = uplink.ok_or(DropReason::NoRoute)?;
     let settings = maps::settings().ok_or(DropReason::UnknownDevice)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
@@ -120,6 +121,10 @@ fn external_port(
     let port = claim_port(scratch, inside, uplink, settings)?;
     scratch.mapping = Mapping { last_used_ns: now, flows: 1, port, reserved: 0 };
     if maps::add_mapping(&scratch.mapping_key, &scratch.mapping).is_ok() {
+        // Expiry may have met the claim before the mapping was there, and taken it for a left-over.
+        if maps::index(&scratch.claim).is_none() {
+            let _ = maps::claim(&scratch.claim, &scratch.claimant);
+        }
         return Ok(port);
     }
     // Another CPU was faster for the same socket, or the table is full: the claim goes back either way.

@@ -1,7 +1,7 @@
 //! VXLAN (RFC 7348): frames for containers on other hosts, without a tunnel device.
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, MacAddress, Path, Remote},
+    abi::{Address, Device, DropReason, MacAddress, Path, Remote, flags},
     packet::{Be16, Be32, ChecksumDelta, Ethernet, Ipv4, Ports, Udp, VXLAN_OVERHEAD, Vxlan, protocol},
 };
 
@@ -86,7 +86,9 @@ pub fn encapsulate(packet: &Packet, device: &Device, remote: &Remote) -> Outcome
 #[inline(always)]
 pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
     if parsed.transport != Ethernet::LENGTH + Ipv4::LENGTH || parsed.is_fragment {
-        return Ok(Verdict::Pass(Path::NotOurs));
+        // A tunnel endpoint sends neither options nor fragments (RFC 7348 section 4.3); passed on, the stack would
+        // reassemble them for the vxlan device, which does not know the peers.
+        return Err(DropReason::BadEncapsulation);
     }
     packet.linearise(INNER_AT + Ethernet::LENGTH + Ipv4::LENGTH);
     let udp_length = packet.read::<Udp>(Ethernet::LENGTH + Ipv4::LENGTH)?.length.get();
@@ -131,6 +133,9 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
         Some(endpoint) if endpoint.mac == destination => endpoint,
         _ => return Ok(Verdict::Pass(Path::SlowPath)),
     };
+    if endpoint.flags & flags::INTER_CONTAINER == 0 {
+        return Err(DropReason::InterContainerDisabled);
+    }
     if !helpers::adjust_room(packet.skb, -(VXLAN_OVERHEAD as i32), FIXED_GSO) {
         return Err(DropReason::HelperFailed);
     }

@@ -93,6 +93,20 @@ impl Packet {
         unsafe { (*self.skb).gso_size != 0 }
     }
 
+    /// Whether it carries a VLAN tag. The kernel keeps the tag beside the packet, where no header shows it.
+    #[inline(always)]
+    pub fn is_tagged(&self) -> bool {
+        // SAFETY: as for `at`.
+        unsafe { (*self.skb).vlan_present != 0 }
+    }
+
+    /// Whether its Ethernet destination is another host (`PACKET_OTHERHOST` of linux/if_packet.h).
+    #[inline(always)]
+    pub fn is_for_another_host(&self) -> bool {
+        // SAFETY: as for `at`.
+        unsafe { (*self.skb).pkt_type == 3 }
+    }
+
     /// The device whose hook runs.
     #[inline(always)]
     pub fn device(&self) -> u32 {

@@ -56,7 +56,7 @@ pod! {
         pub mtu: u32,
         /// Container: its MAC address, the only source it may use.
         pub mac: MacAddress,
-        /// Uplink: the UDP port of VXLAN. Else 0.
+        /// The UDP port of VXLAN on uplinks and containers of a host with overlay networks. Else 0.
         pub vxlan_port: u16,
         /// VXLAN network identifier of an overlay network, else 0.
         pub vni: u32,

@@ -2,7 +2,7 @@
 
 use dataplane_common::{
     abi::{Device, DropReason, FlowKind, Path, flags},
-    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet},
+    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, protocol},
 };
 
 use crate::{
@@ -20,6 +20,10 @@ pub fn run(packet: &Packet) -> Verdict {
 #[inline(always)]
 fn way(packet: &Packet) -> Outcome<Verdict> {
     let device = maps::device(packet.device()).ok_or(DropReason::UnknownDevice)?;
+    // A tag would leave with the packet, past the networks' borders (RFC 7348 section 6.1 forbids it as well).
+    if packet.is_tagged() {
+        return Err(DropReason::UnsupportedProtocol);
+    }
     packet.linearise(Ethernet::LENGTH);
     let ethernet = packet.read::<Ethernet>(0)?;
     if ethernet.source != device.mac {
@@ -58,11 +62,23 @@ fn ipv4(packet: &Packet, device: &Device) -> Outcome<Verdict> {
     // A prefix length of 0 would shift by 32; the controller never writes one for a container.
     let host_bits = u32::MAX >> (device.prefix_length & 31);
     if destination == u32::MAX || destination >> 28 == 0xe || destination == own | host_bits {
-        return Ok(Verdict::Pass(Path::SlowPath));
+        return if device.flags & flags::INTER_CONTAINER != 0 {
+            Ok(Verdict::Pass(Path::SlowPath))
+        } else {
+            Err(DropReason::InterContainerDisabled)
+        };
     }
     let same_network = (destination ^ own) & !host_bits == 0;
     if same_network && destination != u32::from_be(device.gateway.v4_network_order()) {
         return neighbour(packet, &parsed, device);
+    }
+    // VXLAN has no authentication: what a container sends to the tunnel port would be taken for this host's, here and
+    // at every peer. The first fragment is enough to stop.
+    if parsed.tuple.protocol == protocol::UDP
+        && device.vxlan_port != 0
+        && parsed.tuple.remote_port == device.vxlan_port
+    {
+        return Err(DropReason::Isolated);
     }
     if let Some(flow) = flows::find_inside(&parsed.tuple, &parsed, device.epoch) {
         return match flow.kind {
@@ -91,11 +107,15 @@ fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdi
     // The client of a published port may be a neighbour: then this is the answer that must come from the host's port.
     if device.flags & flags::PUBLISHED != 0
         && let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch)
+        && flow.kind == FlowKind::HAIRPIN
     {
         return portmap::answer_hairpin(packet, parsed, flow);
     }
+    if device.flags & flags::INTER_CONTAINER == 0 {
+        return Err(DropReason::InterContainerDisabled);
+    }
     if let Some(endpoint) = maps::endpoint(device.network, &parsed.tuple.remote) {
-        return bridge::deliver(packet, device, endpoint);
+        return bridge::deliver(packet, endpoint);
     }
     if device.flags & flags::OVERLAY != 0
         && let Some(remote) = maps::remote(device.network, &parsed.tuple.remote)
@@ -108,7 +128,7 @@ fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdi
 /// To an address of this host: a published port, or the host itself.
 #[inline(always)]
 fn host(packet: &Packet, mut parsed: Parsed, device: &Device) -> Outcome<Verdict> {
-    if parsed.tuple.protocol == dataplane_common::packet::protocol::ICMP || !parsed.has_ports {
+    if parsed.tuple.protocol == protocol::ICMP || !parsed.has_ports {
         return Ok(Verdict::Pass(Path::Host));
     }
     // From here on the container is a client: the host's end is the near one.

@@ -1,7 +1,7 @@
 //! What the world sends.
 
 use dataplane_common::{
-    abi::{Device, DropReason, Path, flags},
+    abi::{Address, Device, DropReason, Path, flags},
     packet::{Ethernet, protocol},
 };
 
@@ -21,6 +21,10 @@ pub fn run(packet: &Packet) -> Verdict {
 fn way(packet: &Packet) -> Outcome<Verdict> {
     // An uplink that the controller no longer knows is an ordinary device of the host.
     let Some(device) = maps::device(packet.device()) else { return Ok(Verdict::Ignore) };
+    // A tagged packet is a VLAN device's of this host, one for another host's address nobody's here.
+    if packet.is_tagged() || packet.is_for_another_host() {
+        return Ok(Verdict::Pass(Path::NotOurs));
+    }
     packet.linearise(Ethernet::LENGTH);
     if !is_ipv4(packet.read::<Ethernet>(0)?) {
         return Ok(Verdict::Pass(Path::NotOurs));
@@ -60,7 +64,20 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
+        Some(_) if is_impossible(&tuple.remote) => Err(DropReason::SpoofedAddress),
         Some(publication) => portmap::open(packet, parsed, portmap::From::Uplink(device), publication),
         None => Ok(Verdict::Pass(Path::NotOurs)),
     }
+}
+
+/// Whether nobody outside can have this source address: the kernel's own checks (RFC 1812 section 5.3.7) are not passed
+/// on the way into a container. Asked for new flows only.
+#[inline(always)]
+fn is_impossible(source: &Address) -> bool {
+    let first = u32::from_be(source.v4_network_order()) >> 24;
+    first == 0
+        || first == 127
+        || first >= 224
+        || maps::is_host_address(source)
+        || maps::subnet(source).is_some()
 }

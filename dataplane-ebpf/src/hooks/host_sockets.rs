@@ -21,6 +21,8 @@ const ALLOW: i32 = 1;
 /// It fails with the error set.
 const REFUSE: i32 = 0;
 const EADDRINUSE: i32 = 98;
+/// `IPPROTO_MPTCP` of linux/in.h.
+const IPPROTO_MPTCP: u32 = 262;
 
 const V4_MAPPED: u32 = u32::from_be(0x0000_ffff);
 const V6_LOOPBACK: u32 = u32::from_be(1);
@@ -207,7 +209,9 @@ fn in_own_namespace(ctx: &SockAddrContext) -> bool {
 #[inline(always)]
 fn protocol_of(ctx: &SockAddrContext) -> u32 {
     // SAFETY: the context's fields are always readable.
-    unsafe { (*ctx.sock_addr).protocol }
+    let protocol = unsafe { (*ctx.sock_addr).protocol };
+    // MPTCP is TCP on the wire, and shares its ports.
+    if protocol == IPPROTO_MPTCP { u32::from(protocol::TCP) } else { protocol }
 }
 
 #[inline(always)]

@@ -128,6 +128,7 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
         let vxlan = facts.vxlans.get(name).map(|fact| (fact.ifindex, of_network(DeviceRole::VXLAN, fact)));
         devices.extend(bridge.into_iter().chain(vxlan));
     }
+    let overlays = state.networks.values().any(|network| network.vxlan.is_some());
     for (id, endpoint) in &state.endpoints {
         let (Some(veth), Some(network)) = (facts.veths.get(id), state.networks.get(&id.network)) else {
             continue;
@@ -142,13 +143,12 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
             prefix_length: endpoint.address.prefix().into(),
             mtu: veth.mtu,
             mac: mac(endpoint.mac),
-            vxlan_port: 0,
+            vxlan_port: if overlays { vxlan_port(state) } else { 0 },
             vni: network.vni().unwrap_or(0),
             reserved: 0,
         };
         devices.insert(veth.ifindex, device);
     }
-    let overlays = state.networks.values().any(|network| network.vxlan.is_some());
     for uplink in &facts.uplinks {
         let device = Device {
             role: DeviceRole::UPLINK,

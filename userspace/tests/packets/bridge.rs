@@ -69,9 +69,11 @@ fn inter_container_communication_may_be_off() -> Result {
         host.container_sends(&A, &frame)?.dropped(DropReason::InterContainerDisabled);
         host.container_sends(&A, &Frame::echo_request(A.address, B.address, 1).macs(A.mac, B.mac))?
             .dropped(DropReason::InterContainerDisabled);
-        // Nobody is there: the bridge finds that out.
-        let nobody = Frame::syn((A.address, 4000), (Ipv4Addr::new(10, 10, 0, 99), 80)).macs(A.mac, B.mac);
-        host.container_sends(&A, &nobody)?.passed(Path::SlowPath);
+        // Not past the bridge either: it would flood what it does not know.
+        for unknown in [Ipv4Addr::new(10, 10, 0, 99), Ipv4Addr::new(10, 10, 0, 255), Ipv4Addr::BROADCAST] {
+            let frame = Frame::syn((A.address, 4000), (unknown, 80)).macs(A.mac, B.mac);
+            host.container_sends(&A, &frame)?.dropped(DropReason::InterContainerDisabled);
+        }
         Ok(())
     })
 }
