@@ -24,11 +24,11 @@ pub struct Owner {
     /// What is wrong with the files now; the state is then the last good one.
     pub(super) errors: Vec<FileError>,
     /// Why the last round as a whole, or the expiry of flows, failed.
-    failure: Option<String>,
+    pub(super) failure: Option<String>,
     /// How long reading and applying the last change of the files took.
     pub(super) last_apply: Option<Duration>,
     expiry_failure: Option<String>,
-    /// Rounds in a row that ended with the same problems.
+    /// Rounds in a row that failed or ended with the same problems.
     fruitless: u32,
 }
 
@@ -84,7 +84,9 @@ impl Owner {
             }
         }
         let now = &self.reconciler.applied().problems;
-        self.fruitless = if !now.is_empty() && *now == before { self.fruitless + 1 } else { 0 };
+        // A failed round leaves the host in doubt, which asks for the next one by itself.
+        let fruitless = self.failure.is_some() || (!now.is_empty() && *now == before);
+        self.fruitless = if fruitless { self.fruitless.saturating_add(1) } else { 0 };
         tracing::debug!(?depth, elapsed = ?start.elapsed(), "round");
         self.log_problems(&before);
     }
