@@ -1,6 +1,11 @@
 //! From a path to text: size, encoding and characters are checked before any YAML is read.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
 
 use super::error::{Position, Report};
 
@@ -11,7 +16,7 @@ const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 pub(super) fn read(path: &Path, file: usize, report: &mut Report) -> Option<String> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large, also where the size is not known beforehand.
-    let outcome = File::open(path).and_then(|opened| opened.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    let outcome = open(path).and_then(|opened| opened.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
     if let Err(error) = outcome {
         report.add(Position::start_of(file), format!("cannot be read: {error}"));
         return None;
@@ -28,6 +33,19 @@ pub(super) fn read(path: &Path, file: usize, report: &mut Report) -> Option<Stri
             report.add(end_of(&before, file), "this byte is not UTF-8 text: save the file as UTF-8");
             None
         }
+    }
+}
+
+/// Opens a regular file, and a directory, whose reading says best what it is. A FIFO or a device might never give
+/// anything, nor an end, and is empty when it is read again.
+fn open(path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK the opening of a FIFO waits for a writer; to regular files it means nothing.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("it is no regular file; write the content to a file and name that"))
     }
 }
 

@@ -62,6 +62,11 @@ impl Owner {
     }
 
     fn changes_since(&self, before: &crate::reconcile::resolved::ResolvedState) -> Reply {
+        if let Some(reason) = &self.failure {
+            return Reply::Failed(format!(
+                "the files were read, but not applied: {reason}; the daemon tries again"
+            ));
+        }
         Reply::Changes { changes: changes::between(before, self.state()), problems: self.problems() }
     }
 

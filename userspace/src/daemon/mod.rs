@@ -109,6 +109,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
     let mut expire = ticks(start, EXPIRE);
     let mut round_at: Option<Instant> = None;
     let mut reload_at: Option<Instant> = None;
+    let mut watch_failure = None;
     loop {
         tokio::select! {
             // Ending comes first, then the question; work that is due anyway can wait for both.
@@ -124,9 +125,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                     return Ok(());
                 }
-                if owner.take_files_changed() {
-                    watch = Watch::new(owner.files())?;
-                }
+                renew(&mut watch, owner.files(), &mut watch_failure);
             }
             event = monitor.next() => match concerns(&mut owner, event?) {
                 Concern::Nothing => {}
@@ -149,7 +148,12 @@ pub async fn run(options: Options) -> Result<(), Error> {
                 round_at = None;
                 owner.round(Depth::Changes).await;
             }
-            _ = full.tick() => owner.round(Depth::Full).await,
+            _ = full.tick() => {
+                // In this order: what changes after the reading is heard of.
+                renew(&mut watch, owner.files(), &mut watch_failure);
+                owner.reload_if_changed().await;
+                owner.round(Depth::Full).await;
+            }
             _ = expire.tick() => owner.expire_flows(),
             () = at(look_at) => {
                 let looked = owner.look_into_some().await;
@@ -158,6 +162,28 @@ pub async fn run(options: Options) -> Result<(), Error> {
                 }
                 look_at = Some(Instant::now() + if looked.more { NEXT_LOOK } else { LOOK });
             }
+        }
+    }
+}
+
+/// Watches where the files are now. Where that cannot be done, the old watch stays and the full tick looks at them.
+fn renew(watch: &mut Watch, files: &[PathBuf], failure: &mut Option<String>) {
+    if !watch.is_stale(files) {
+        *failure = None;
+        return;
+    }
+    match Watch::new(files) {
+        Ok(renewed) => {
+            *watch = renewed;
+            *failure = None;
+        }
+        Err(error) => {
+            let text = error.to_string();
+            // Once, not at every tick.
+            if failure.as_ref() != Some(&text) {
+                tracing::warn!(error = text, "the files cannot be watched; they are looked at every 10 s");
+            }
+            *failure = Some(text);
         }
     }
 }

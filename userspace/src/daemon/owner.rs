@@ -8,7 +8,7 @@ use std::{
 use crate::{
     config::Loaded,
     dataplane,
-    providers::file::{self, FileError},
+    providers::file::{self, FileError, Stamp},
     reconcile::{
         self, Applied, Depth, Reconciler, containers::Looked, problem::Problem, resolved::ResolvedState,
     },
@@ -19,16 +19,17 @@ use crate::{
 pub struct Owner {
     pub(super) reconciler: Reconciler,
     pub(super) files: Vec<PathBuf>,
-    files_changed: bool,
+    /// Of the files as last read; unknown until they are read here.
+    stamp: Option<Stamp>,
     pub(super) desired: Loaded,
     /// What is wrong with the files now; the state is then the last good one.
     pub(super) errors: Vec<FileError>,
     /// Why the last round as a whole, or the expiry of flows, failed.
-    failure: Option<String>,
+    pub(super) failure: Option<String>,
     /// How long reading and applying the last change of the files took.
     pub(super) last_apply: Option<Duration>,
     expiry_failure: Option<String>,
-    /// Rounds in a row that ended with the same problems.
+    /// Rounds in a row that failed or ended with the same problems.
     fruitless: u32,
 }
 
@@ -52,7 +53,7 @@ impl Owner {
         Ok(Self {
             reconciler,
             files,
-            files_changed: false,
+            stamp: None,
             desired,
             errors: Vec::new(),
             failure: None,
@@ -84,7 +85,9 @@ impl Owner {
             }
         }
         let now = &self.reconciler.applied().problems;
-        self.fruitless = if !now.is_empty() && *now == before { self.fruitless + 1 } else { 0 };
+        // A failed round leaves the host in doubt, which asks for the next one by itself.
+        let fruitless = self.failure.is_some() || (!now.is_empty() && *now == before);
+        self.fruitless = if fruitless { self.fruitless.saturating_add(1) } else { 0 };
         tracing::debug!(?depth, elapsed = ?start.elapsed(), "round");
         self.log_problems(&before);
     }
@@ -108,6 +111,7 @@ impl Owner {
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
         let start = Instant::now();
+        self.stamp = Some(Stamp::of(&self.files));
         let loaded = file::load(&self.files);
         tracing::debug!(elapsed = ?start.elapsed(), "files read");
         match loaded {
@@ -129,10 +133,18 @@ impl Owner {
         }
     }
 
+    /// Reads the files again if they are others than those last read: not every change makes an event.
+    pub async fn reload_if_changed(&mut self) {
+        if self.stamp.as_ref() != Some(&Stamp::of(&self.files)) {
+            self.reload().await;
+        }
+    }
+
     /// Takes other files as the state.
     pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, loaded: Loaded) {
-        self.files_changed = self.files != files;
         self.files = files;
+        // They were read before, it is not known when.
+        self.stamp = None;
         self.desired = loaded;
         self.errors.clear();
         self.round(Depth::Changes).await;
@@ -141,11 +153,6 @@ impl Owner {
     /// The files that declare the state.
     pub fn files(&self) -> &[PathBuf] {
         &self.files
-    }
-
-    /// Whether other files are to be watched than before; asked once.
-    pub fn take_files_changed(&mut self) -> bool {
-        std::mem::take(&mut self.files_changed)
     }
 
     /// Removes expired flow records.

@@ -1,8 +1,11 @@
 //! Files as a source of the desired state: loading them, and hearing that they changed.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use notify::{Event, EventKind, RecursiveMode, Watcher};
@@ -76,10 +79,57 @@ fn at_service(loaded: &Loaded, name: &str, reason: String) -> FileError {
     FileError { file: parts.next().unwrap_or_default().into(), line, column, reason }
 }
 
+/// What tells one content of the files from another without reading them: device, inode, size and times of each,
+/// `None` for one that cannot be looked at. Take it before reading: what changes meanwhile then shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp(Vec<Option<[i64; 7]>>);
+
+impl Stamp {
+    /// That of the files as they are now, wherever links lead.
+    pub fn of(files: &[PathBuf]) -> Self {
+        let one = |metadata: Metadata| {
+            [
+                metadata.dev().cast_signed(),
+                metadata.ino().cast_signed(),
+                metadata.size().cast_signed(),
+                metadata.mtime(),
+                metadata.mtime_nsec(),
+                // Nobody can set this one.
+                metadata.ctime(),
+                metadata.ctime_nsec(),
+            ]
+        };
+        Self(files.iter().map(|file| fs::metadata(file).ok().map(one)).collect())
+    }
+}
+
+/// Which directory a path leads to: device, inode, and when it was made, for inodes are used again.
+type DirectoryIdentity = Option<(u64, u64, Option<SystemTime>)>;
+
+/// The files as their directories are called in truth, and these directories.
+#[derive(Debug, PartialEq, Eq)]
+struct Places {
+    files: BTreeSet<PathBuf>,
+    directories: BTreeMap<PathBuf, DirectoryIdentity>,
+}
+
+impl Places {
+    fn of(files: &[PathBuf]) -> Self {
+        let files: BTreeSet<PathBuf> = files.iter().map(|file| absolute(file)).collect();
+        let directories = files.iter().filter_map(|file| file.parent()).map(|directory| {
+            let identity = fs::metadata(directory).ok();
+            let identity = identity.map(|found| (found.dev(), found.ino(), found.created().ok()));
+            (directory.to_owned(), identity)
+        });
+        Self { directories: directories.collect(), files }
+    }
+}
+
 /// Hears of changes to a set of files. It stops when dropped.
 #[derive(Debug)]
 pub struct Watch {
     _watcher: notify::RecommendedWatcher,
+    places: Places,
     changes: mpsc::Receiver<()>,
 }
 
@@ -89,8 +139,8 @@ impl Watch {
     pub fn new(files: &[PathBuf]) -> notify::Result<Self> {
         // One slot: "something changed" is all there is to say.
         let (sender, changes) = mpsc::channel(1);
-        let watched: BTreeSet<PathBuf> = files.iter().map(|file| absolute(file)).collect();
-        let names = watched.clone();
+        let places = Places::of(files);
+        let names = places.files.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let concerns_us = match &event {
                 // Reading a file is no change, and our own reading would never end otherwise.
@@ -104,17 +154,22 @@ impl Watch {
                 let _ = sender.try_send(());
             }
         })?;
-        let directories: BTreeSet<&Path> = watched.iter().filter_map(|file| file.parent()).collect();
-        for directory in directories {
+        for directory in places.directories.keys() {
             watcher.watch(directory, RecursiveMode::NonRecursive)?;
         }
-        Ok(Self { _watcher: watcher, changes })
+        Ok(Self { _watcher: watcher, places, changes })
+    }
+
+    /// Whether it no longer watches where these files are now: a link on the way leads elsewhere, or a directory was
+    /// replaced. No event tells of that.
+    pub fn is_stale(&self, files: &[PathBuf]) -> bool {
+        Places::of(files) != self.places
     }
 
     /// Waits for the next change.
     pub async fn changed(&mut self) {
         if self.changes.recv().await.is_none() {
-            // The watcher's thread has ended; the tick goes on reading nothing new.
+            // The watcher's thread has ended; the tick still looks at the files.
             std::future::pending::<()>().await;
         }
     }
@@ -134,5 +189,68 @@ fn absolute(file: &Path) -> PathBuf {
     match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
         (Some(Ok(directory)), Some(name)) => directory.join(name),
         _ => absolute,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::fs::symlink, time::Duration};
+
+    use super::*;
+
+    type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+    #[tokio::test]
+    async fn a_swapped_directory_on_the_way_is_noticed_and_watched() -> TestResult {
+        let root = tempfile::tempdir()?;
+        let (current, next) = (root.path().join("current"), root.path().join("next"));
+        for release in ["r1", "r2"] {
+            fs::create_dir(root.path().join(release))?;
+            fs::write(root.path().join(release).join("state.yaml"), "services: {}")?;
+        }
+        symlink("r1", &current)?;
+        let files = [current.join("state.yaml")];
+        let mut watch = Watch::new(&files)?;
+        let stamp = Stamp::of(&files);
+        assert!(!watch.is_stale(&files));
+        assert_eq!(Stamp::of(&files), stamp);
+
+        symlink("r2", &next)?;
+        fs::rename(&next, &current)?;
+        assert!(watch.is_stale(&files));
+        assert_ne!(Stamp::of(&files), stamp);
+        watch = Watch::new(&files)?;
+        assert!(!watch.is_stale(&files));
+        fs::write(root.path().join("r2/state.yaml"), "networks: {}")?;
+        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await?;
+        Ok(())
+    }
+
+    #[test]
+    fn a_directory_made_anew_is_noticed() -> TestResult {
+        let root = tempfile::tempdir()?;
+        let directory = root.path().join("state");
+        fs::create_dir(&directory)?;
+        let files = [directory.join("state.yaml")];
+        let watch = Watch::new(&files)?;
+        fs::remove_dir(&directory)?;
+        assert!(watch.is_stale(&files));
+        assert!(Watch::new(&files).is_err());
+        fs::create_dir(&directory)?;
+        assert!(watch.is_stale(&files));
+        Ok(())
+    }
+
+    #[test]
+    fn a_rewritten_file_has_another_stamp() -> TestResult {
+        let file = tempfile::NamedTempFile::new()?;
+        let files = [file.path().to_owned(), PathBuf::from("/there/is/no/such/file")];
+        fs::write(file.path(), "a")?;
+        let stamp = Stamp::of(&files);
+        // Of the same size, and later by more than any clock of a file system is coarse.
+        std::thread::sleep(Duration::from_millis(20));
+        fs::write(file.path(), "b")?;
+        assert_ne!(Stamp::of(&files), stamp);
+        Ok(())
     }
 }

@@ -6,6 +6,9 @@ use std::{
     error::Error,
     fs,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use super::{super::load, errors_of};
@@ -71,13 +74,32 @@ fn unreadable_files_are_named() {
 }
 
 #[test]
-fn an_enormous_file_is_refused_before_it_is_read_whole() {
-    // It never ends, so reading it whole would not either.
-    let errors =
-        load(&[PathBuf::from("/dev/zero")]).err().map(|errors| errors.to_string()).unwrap_or_default();
-    assert!(errors.starts_with("/dev/zero:1:1: the file is larger than 4 MiB"), "{errors}");
+fn an_enormous_file_is_refused_before_it_is_read_whole() -> Result<(), Box<dyn Error>> {
+    // A terabyte of holes: reading it whole would not end soon.
+    let file = tempfile::NamedTempFile::new()?;
+    file.as_file().set_len(1 << 40)?;
+    let errors = load(&[file.path().to_owned()]).err().map(|errors| errors.to_string()).unwrap_or_default();
+    assert!(errors.contains(":1:1: the file is larger than 4 MiB"), "{errors}");
     let long = format!("# {}\nservices: {{}}\n", "x".repeat(4 * 1024 * 1024));
     assert!(errors_of(&long).starts_with("test.yaml:1:1: the file is larger than 4 MiB"));
+    Ok(())
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() -> Result<(), Box<dyn Error>> {
+    let directory = tempfile::tempdir()?;
+    let fifo = directory.path().join("state.yaml");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU)?;
+    for path in [fifo, PathBuf::from("/dev/zero")] {
+        let (sender, receiver) = mpsc::channel();
+        let named = path.clone();
+        // A thread, for nobody ever writes into the FIFO: whoever waits for that waits for ever.
+        thread::spawn(move || sender.send(load(&[named]).err().map(|errors| errors.to_string())));
+        let errors = receiver.recv_timeout(Duration::from_secs(10))?.unwrap_or_default();
+        let expected = format!("{}:1:1: cannot be read: it is no regular file", path.display());
+        assert!(errors.starts_with(&expected), "{errors}");
+    }
+    Ok(())
 }
 
 #[test]

@@ -18,10 +18,17 @@ pub(super) fn resolve(
     facts: &LeaseFacts,
     state: &mut ResolvedState,
 ) {
-    // Subnets that the user wrote come first: what is leased must keep out of their way.
+    // Subnets that the user wrote: what is leased from now on must keep out of their way.
     let given: Vec<Ipv4Network> = desired.networks.values().filter_map(given_subnet).collect();
     make_way(desired, leases, &given);
-    for (name, network) in &desired.networks {
+    // Containers talk with the addresses of a subnet leased earlier: such networks come first, so that a newcomer
+    // whose subnet overlaps is the one to be refused.
+    let keeps = |(name, network): &(&String, &Network)| {
+        given_subnet(network).is_none()
+            && leases.networks.get(*name).is_some_and(|lease| lease.subnet.is_some())
+    };
+    let (kept, others): (Vec<_>, Vec<_>) = desired.networks.iter().partition(keeps);
+    for (name, network) in kept.into_iter().chain(others) {
         match resolve_one(name, network, desired, leases, facts, state, &given) {
             Ok(resolved) => {
                 state.networks.insert(name.clone(), resolved);
@@ -38,11 +45,13 @@ fn given_subnet(network: &Network) -> Option<Ipv4Network> {
     })
 }
 
-/// Forgets leased subnets of networks that are gone where a declared network now names an overlapping one.
+/// Forgets leased subnets that no network uses, for it is gone or names a subnet itself now, where a declared network
+/// names an overlapping one.
 fn make_way(desired: &DesiredState, leases: &mut Leases, given: &[Ipv4Network]) {
     for (name, lease) in &mut leases.networks {
         let overlaps = |subnet: Ipv4Network| given.iter().any(|other| other.overlaps(subnet));
-        if !desired.networks.contains_key(name) && lease.subnet.is_some_and(overlaps) {
+        let uses = desired.networks.get(name).is_some_and(|network| given_subnet(network).is_none());
+        if !uses && lease.subnet.is_some_and(overlaps) {
             lease.subnet = None;
         }
     }
@@ -70,7 +79,7 @@ fn resolve_one(
                 state.networks.iter().find(|(_, other)| other.subnet.overlaps(subnet))
             {
                 return Err(format!(
-                    "its subnet {subnet} overlaps {}, which network {other} has; give one of them another subnet",
+                    "its subnet {subnet} overlaps {}, which network {other} has; give it another subnet",
                     taken.subnet
                 ));
             }
@@ -119,13 +128,7 @@ fn leased_subnet(
     given: &[Ipv4Network],
 ) -> Result<Ipv4Network, String> {
     if let Some(kept) = leases.networks.get(name).and_then(|lease| lease.subnet) {
-        // Its containers talk with these addresses: a newcomer that overlaps is the one to be refused.
-        return match given.iter().find(|other| other.overlaps(kept)) {
-            Some(other) => Err(format!(
-                "the subnet {kept} chosen for it overlaps {other} of another network; give that one another subnet"
-            )),
-            None => Ok(kept),
-        };
+        return Ok(kept);
     }
     loop {
         let leased = leases.networks.values().filter_map(|lease| lease.subnet);

@@ -171,6 +171,32 @@ fn subnets_avoid_routes_and_one_another() -> TestResult {
 }
 
 #[test]
+fn a_newcomer_is_refused_the_subnet_that_a_network_runs_with() {
+    let mut leases = Leases::new(1);
+    let before = resolve(&declared(&[("mid", None)], &[("web", &["mid"])]), &mut leases, &facts());
+    let chosen = before.networks["mid"].subnet;
+    // One that is read before it and one that is read after it.
+    for newcomer in ["early", "zone"] {
+        let subnet = chosen.to_string();
+        let both = [("mid", None), (newcomer, Some(subnet.as_str()))];
+        let state = resolve(&declared(&both, &[("web", &["mid"])]), &mut leases, &facts());
+        assert_eq!(state.networks.get("mid"), before.networks.get("mid"));
+        assert_eq!(state.endpoints, before.endpoints);
+        assert!(!state.networks.contains_key(newcomer));
+        let refused: Vec<&str> = state.problems.iter().map(|problem| problem.object.as_str()).collect();
+        assert_eq!(refused, [format!("network {newcomer}")]);
+    }
+    // A subnet that it once leased, and no longer uses, is free.
+    let subnet = chosen.to_string();
+    let moved = [("early", Some(subnet.as_str())), ("mid", Some("10.10.0.0/24"))];
+    assert_eq!(resolve(&declared(&moved, &[]), &mut leases, &facts()).problems, []);
+    let back = [("early", Some(subnet.as_str())), ("mid", None)];
+    let state = resolve(&declared(&back, &[]), &mut leases, &facts());
+    assert_eq!(state.problems, []);
+    assert_eq!(state.networks["early"].subnet, chosen);
+}
+
+#[test]
 fn overlay_members_have_dockers_macs_and_avoid_remote_addresses() -> TestResult {
     let mut desired = declared(&[("mesh", Some("10.20.0.0/24"))], &[("web", &["mesh"])]);
     if let Some(mesh) = desired.networks.get_mut("mesh") {
