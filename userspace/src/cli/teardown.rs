@@ -14,9 +14,9 @@ use crate::{
         protocol::Request,
     },
     dataplane,
-    netdev::{self, Link, Netlink},
+    netdev::{self, Link, Namespace, Netlink},
     reconcile::{
-        leases::Store,
+        leases::{Store, SysctlScope},
         names::{self, Owner},
         sysctls,
     },
@@ -26,6 +26,11 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(global: &Global) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let store = Store::new(&global.state_dir);
+    let here = runtime.block_on(own_scope()).map_err(|error| Failure::Failed(error.to_string()))?;
+    // First of all: sockets, pins and leases are files, which another network namespace sees as well.
+    refuse_elsewhere(&store, &here)?;
     match ask(&global.socket, &Request::Shutdown) {
         Ok(_) | Err(client::Error::NotRunning(_)) => {}
         Err(error) => return Err(error.into()),
@@ -33,16 +38,14 @@ pub(super) fn run(global: &Global) -> Outcome {
     wait_until_ended(&global.bpf_dir)?;
     let mut errors = Vec::new();
     // Devices before programs: no packet of a container may pass without them.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Err(error) = runtime.block_on(remove_devices(&mut errors)) {
         errors.push(error.to_string());
     }
     if let Err(error) = dataplane::teardown(&global.bpf_dir) {
         errors.push(error.to_string());
     }
-    let store = Store::new(&global.state_dir);
     match store.load() {
-        Ok(Some(leases)) => errors.extend(sysctls::restore(&leases)),
+        Ok(Some(leases)) => errors.extend(sysctls::restore(&leases, &here)),
         Ok(None) => {}
         Err(error) => errors.push(error.to_string()),
     }
@@ -58,6 +61,31 @@ pub(super) fn run(global: &Global) -> Outcome {
         Ok(())
     } else {
         Err(Failure::Failed(format!("not everything could be removed:\n{}", errors.join("\n"))))
+    }
+}
+
+async fn own_scope() -> netdev::Result<SysctlScope> {
+    Ok(sysctls::scope(Namespace::own()?.cookie().await?))
+}
+
+/// Devices and settings can only be put right in the namespace that they are in, and what is known of them is in the
+/// files that would be removed here.
+fn refuse_elsewhere(store: &Store, here: &SysctlScope) -> Outcome {
+    // Damaged leases are named when all else is done: without them there is nothing to compare with.
+    let Ok(Some(leases)) = store.load() else { return Ok(()) };
+    match leases.sysctls_of {
+        Some(there) if there.boot == here.boot && there.namespace_cookie != here.namespace_cookie => {
+            Err(Failure::Failed(format!(
+                "{} belongs to a weft daemon of another network namespace (cookie {}, this one has {}): nothing was \
+                 removed. Run teardown there (`nsenter --net=/run/netns/NAME weft teardown` or `nsenter --net \
+                 --target PID weft teardown`), or name this namespace's own --state-dir, --bpf-dir and --socket. \
+                 If that namespace is gone, move the file away and try again",
+                store.path().display(),
+                there.namespace_cookie,
+                here.namespace_cookie,
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -12,12 +12,17 @@ pub const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// This life of the namespace with this cookie.
+pub fn scope(namespace_cookie: u64) -> SysctlScope {
+    // Without it a reboot could not be told from a restart; then the switch is thrown at most once too often.
+    let boot = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
+    SysctlScope { boot, namespace_cookie }
+}
+
 /// Forgets earlier values that belong to another boot or namespace, and switches forwarding on if this is the first
 /// start here. Afterwards `ip_forward` is the administrator's (S2).
 pub fn first_start(leases: &mut Leases, namespace_cookie: u64) -> netdev::Result<()> {
-    // Without it a reboot could not be told from a restart; then the switch is thrown at most once too often.
-    let boot = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
-    let here = SysctlScope { boot, namespace_cookie };
+    let here = scope(namespace_cookie);
     if leases.sysctls_of.as_ref() == Some(&here) {
         return Ok(());
     }
@@ -51,9 +56,13 @@ pub fn reserve(leases: &mut Leases, current: &PortRanges, published: &PortRanges
     Ok(whole != *current)
 }
 
-/// Puts the settings back. What somebody else has changed since stays.
-pub fn restore(leases: &Leases) -> Vec<String> {
+/// Puts the settings back. What somebody else has changed since stays, and so does everything where weft has changed
+/// nothing: in another namespace, or after a restart of the machine.
+pub fn restore(leases: &Leases, here: &SysctlScope) -> Vec<String> {
     let mut errors = Vec::new();
+    if leases.sysctls_of.as_ref() != Some(here) {
+        return errors;
+    }
     let mut note = |result: netdev::Result<()>| {
         if let Err(error) = result {
             errors.push(error.to_string());
