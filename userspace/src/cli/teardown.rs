@@ -14,7 +14,7 @@ use crate::{
         protocol::Request,
     },
     dataplane,
-    netdev::{self, Link, Namespace, Netlink},
+    netdev::{self, Link, Namespace, NamespaceLock, Netlink},
     reconcile::{
         leases::{Store, SysctlScope},
         names::{self, Owner},
@@ -22,6 +22,8 @@ use crate::{
     },
 };
 
+/// How long a daemon whose pins are free already may take for the rest of its end.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 /// How long a daemon that was asked to end may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,8 @@ pub(super) fn run(global: &Global) -> Outcome {
         Err(error) => return Err(error.into()),
     }
     wait_until_ended(&global.bpf_dir)?;
+    // No daemon may start while its devices are being removed.
+    let _namespace = lock_namespace()?;
     let mut errors = Vec::new();
     // Devices before programs: no packet of a container may pass without them.
     if let Err(error) = runtime.block_on(remove_devices(&mut errors)) {
@@ -101,6 +105,24 @@ fn wait_until_ended(bpf_dir: &Path) -> Outcome {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+fn lock_namespace() -> Result<NamespaceLock, Failure> {
+    let deadline = Instant::now() + LAST_STEPS;
+    loop {
+        match NamespaceLock::take() {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            Ok(None) => {
+                return Err(Failure::Failed(
+                    "another weft daemon runs in this network namespace (it holds the abstract socket @weft, see \
+                     `ss -xap`); name its --socket, --bpf-dir and --state-dir, or stop it"
+                        .to_owned(),
+                ));
+            }
+            Err(error) => return Err(Failure::Failed(error.to_string())),
+        }
+    }
 }
 
 async fn remove_devices(errors: &mut Vec<String>) -> netdev::Result<()> {
