@@ -12,6 +12,7 @@ use crate::{
     control::{
         client::{self, ask},
         protocol::Request,
+        server,
     },
     dataplane,
     netdev::{self, Link, Namespace, NamespaceLock, Netlink},
@@ -28,6 +29,12 @@ const LAST_STEPS: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(global: &Global) -> Outcome {
+    if server::is_something_else(&global.socket)? {
+        return Err(Failure::Failed(format!(
+            "{} is not a socket: nothing was removed; name the daemon's --socket",
+            global.socket.display()
+        )));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let store = Store::new(&global.state_dir);
     let here = runtime.block_on(own_scope()).map_err(|error| Failure::Failed(error.to_string()))?;
@@ -148,7 +155,9 @@ async fn remove_devices(errors: &mut Vec<String>) -> netdev::Result<()> {
 }
 
 fn remove_socket(socket: &Path, errors: &mut Vec<String>) {
-    match fs::remove_file(socket) {
+    match server::is_something_else(socket)
+        .and_then(|other| if other { Ok(()) } else { fs::remove_file(socket) })
+    {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             errors.push(format!("cannot remove {}: {error}", socket.display()));
         }
