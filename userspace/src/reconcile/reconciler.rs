@@ -177,7 +177,10 @@ impl Reconciler {
     pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
         let full = depth == Depth::Full;
         let mut problems = Vec::new();
-        sysctls::first_start(&mut self.leases, self.own_cookie)?;
+        if sysctls::first_start(&mut self.leases, self.own_cookie)? {
+            self.keep_leases()?;
+            sysctls::switch_forwarding_on(&mut self.leases)?;
+        }
         // Taken, so that a round that fails leaves nothing to be believed by the next.
         let mut kernel = match self.kernel.take() {
             Some(kernel) if !full => kernel,
@@ -251,7 +254,9 @@ impl Reconciler {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
         }
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
-        sysctls::reserve(&mut self.leases, &kernel.reserved, &published)?;
+        let reservation = sysctls::Reservation::begin(&mut self.leases, &published)?;
+        self.keep_leases()?;
+        kernel.reserved = reservation.write(&mut self.leases)?;
         self.keep_leases()?;
         if full || !superfluous.is_empty() {
             let wanted = facts.veths.values().map(|veth| veth.ifindex);
