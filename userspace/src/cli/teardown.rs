@@ -12,37 +12,51 @@ use crate::{
     control::{
         client::{self, ask},
         protocol::Request,
+        server,
     },
     dataplane,
-    netdev::{self, Link, Netlink},
+    netdev::{self, Link, Namespace, NamespaceLock, Netlink},
     reconcile::{
-        leases::Store,
+        leases::{Store, SysctlScope},
         names::{self, Owner},
         sysctls,
     },
 };
 
+/// How long a daemon whose pins are free already may take for the rest of its end.
+const LAST_STEPS: Duration = Duration::from_secs(2);
 /// How long a daemon that was asked to end may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(global: &Global) -> Outcome {
+    if server::is_something_else(&global.socket)? {
+        return Err(Failure::Failed(format!(
+            "{} is not a socket: nothing was removed; name the daemon's --socket",
+            global.socket.display()
+        )));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let store = Store::new(&global.state_dir);
+    let here = runtime.block_on(own_scope()).map_err(|error| Failure::Failed(error.to_string()))?;
+    // First of all: sockets, pins and leases are files, which another network namespace sees as well.
+    refuse_elsewhere(&store, &here)?;
     match ask(&global.socket, &Request::Shutdown) {
         Ok(_) | Err(client::Error::NotRunning(_)) => {}
         Err(error) => return Err(error.into()),
     }
     wait_until_ended(&global.bpf_dir)?;
+    // No daemon may start while its devices are being removed.
+    let _namespace = lock_namespace()?;
     let mut errors = Vec::new();
     // Devices before programs: no packet of a container may pass without them.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Err(error) = runtime.block_on(remove_devices(&mut errors)) {
         errors.push(error.to_string());
     }
     if let Err(error) = dataplane::teardown(&global.bpf_dir) {
         errors.push(error.to_string());
     }
-    let store = Store::new(&global.state_dir);
     match store.load() {
-        Ok(Some(leases)) => errors.extend(sysctls::restore(&leases)),
+        Ok(Some(leases)) => errors.extend(sysctls::restore(&leases, &here)),
         Ok(None) => {}
         Err(error) => errors.push(error.to_string()),
     }
@@ -61,6 +75,31 @@ pub(super) fn run(global: &Global) -> Outcome {
     }
 }
 
+async fn own_scope() -> netdev::Result<SysctlScope> {
+    Ok(sysctls::scope(Namespace::own()?.cookie().await?))
+}
+
+/// Devices and settings can only be put right in the namespace that they are in, and what is known of them is in the
+/// files that would be removed here.
+fn refuse_elsewhere(store: &Store, here: &SysctlScope) -> Outcome {
+    // Damaged leases are named when all else is done: without them there is nothing to compare with.
+    let Ok(Some(leases)) = store.load() else { return Ok(()) };
+    match leases.sysctls_of {
+        Some(there) if there.boot == here.boot && there.namespace_cookie != here.namespace_cookie => {
+            Err(Failure::Failed(format!(
+                "{} belongs to a weft daemon of another network namespace (cookie {}, this one has {}): nothing was \
+                 removed. Run teardown there (`nsenter --net=/run/netns/NAME weft teardown` or `nsenter --net \
+                 --target PID weft teardown`), or name this namespace's own --state-dir, --bpf-dir and --socket. \
+                 If that namespace is gone, move the file away and try again",
+                store.path().display(),
+                there.namespace_cookie,
+                here.namespace_cookie,
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn wait_until_ended(bpf_dir: &Path) -> Outcome {
     let deadline = Instant::now() + PATIENCE;
     while dataplane::in_use(bpf_dir)? {
@@ -73,6 +112,24 @@ fn wait_until_ended(bpf_dir: &Path) -> Outcome {
         thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+fn lock_namespace() -> Result<NamespaceLock, Failure> {
+    let deadline = Instant::now() + LAST_STEPS;
+    loop {
+        match NamespaceLock::take() {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            Ok(None) => {
+                return Err(Failure::Failed(
+                    "another weft daemon runs in this network namespace (it holds the abstract socket @weft, see \
+                     `ss -xap`); name its --socket, --bpf-dir and --state-dir, or stop it"
+                        .to_owned(),
+                ));
+            }
+            Err(error) => return Err(Failure::Failed(error.to_string())),
+        }
+    }
 }
 
 async fn remove_devices(errors: &mut Vec<String>) -> netdev::Result<()> {
@@ -98,7 +155,9 @@ async fn remove_devices(errors: &mut Vec<String>) -> netdev::Result<()> {
 }
 
 fn remove_socket(socket: &Path, errors: &mut Vec<String>) {
-    match fs::remove_file(socket) {
+    match server::is_something_else(socket)
+        .and_then(|other| if other { Ok(()) } else { fs::remove_file(socket) })
+    {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             errors.push(format!("cannot remove {}: {error}", socket.display()));
         }

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::{
-        fs::{DirBuilderExt, PermissionsExt},
+        fs::{DirBuilderExt, FileTypeExt, PermissionsExt},
         net::UnixStream as BlockingStream,
     },
     path::{Path, PathBuf},
@@ -43,6 +43,12 @@ impl Server {
         if let Some(directory) = path.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
         }
+        if is_something_else(path)? {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "it exists and is not a socket; move it away, or give another --socket",
+            ));
+        }
         match BlockingStream::connect(path) {
             Ok(_) => {
                 return Err(io::Error::new(
@@ -70,7 +76,18 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
         // Nothing could be done about it here; the next daemon replaces a stale socket.
-        let _ = fs::remove_file(&self.path);
+        if matches!(is_something_else(&self.path), Ok(false)) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether there is something at this path that is no socket, and so not weft's to remove. A link to a socket is none.
+pub fn is_something_else(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(!metadata.file_type().is_socket()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -115,4 +132,31 @@ async fn answer(stream: UnixStream, calls: mpsc::Sender<Call>) -> io::Result<()>
     text.push(b'\n');
     writer.write_all(&text).await?;
     writer.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_stale_socket_is_replaced() -> Result<(), Box<dyn std::error::Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("socket");
+        fs::write(&path, "precious")?;
+        let refused = Server::listen(&path).map(drop).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|reason| reason.contains("is not a socket")));
+        assert_eq!(fs::read_to_string(&path)?, "precious");
+        fs::remove_file(&path)?;
+        // Closing a listener leaves its name.
+        drop(std::os::unix::net::UnixListener::bind(&path)?);
+        let server = Server::listen(&path)?;
+        assert!(BlockingStream::connect(&path).is_ok());
+        assert_eq!(
+            Server::listen(&path).map(drop).map_err(|error| error.kind()),
+            Err(io::ErrorKind::AddrInUse)
+        );
+        drop(server);
+        assert!(!path.exists());
+        Ok(())
+    }
 }

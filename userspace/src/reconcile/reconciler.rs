@@ -25,7 +25,9 @@ use super::{
 use crate::{
     dataplane::{self, Dataplane},
     model::{DesiredState, PortRange, Protocol},
-    netdev::{self, BoundPorts, Link, Namespace, NamespaceIdentity, Netlink, PortRanges, bound_ports},
+    netdev::{
+        self, BoundPorts, Link, Namespace, NamespaceIdentity, NamespaceLock, Netlink, PortRanges, bound_ports,
+    },
 };
 
 /// Up to so many devices that a round made are read one by one, more of them all at once.
@@ -52,6 +54,12 @@ pub enum Error {
     /// The leases cannot be read or kept. Nothing is changed then: what is not kept would be chosen anew next time.
     #[error(transparent)]
     Leases(#[from] StoreError),
+    /// Another daemon has this network namespace.
+    #[error(
+        "another weft daemon runs in this network namespace (it holds the abstract socket @weft, see `ss -xap`): have \
+         that one serve these files with `weft --socket ITS_SOCKET apply`, or stop it first"
+    )]
+    NamespaceInUse,
 }
 
 /// The outcome of a round, for `status` and the lists.
@@ -88,11 +96,13 @@ pub struct Reconciler {
     applied: Applied,
     /// The host as last read, until something is heard to have changed there.
     kernel: Option<Kernel>,
+    _namespace: NamespaceLock,
 }
 
 impl Reconciler {
     /// Takes over what an earlier daemon left: leases and the pinned dataplane.
     pub async fn open(state_dir: &Path, options: &dataplane::Options) -> Result<Self, Error> {
+        let namespace = NamespaceLock::take()?.ok_or(Error::NamespaceInUse)?;
         let store = Store::new(state_dir);
         let kept = store.load()?;
         let leases = kept.clone().unwrap_or_else(|| Leases::new(random_seed()));
@@ -114,6 +124,7 @@ impl Reconciler {
             bound: BoundPorts::default(),
             applied: Applied::default(),
             kernel: None,
+            _namespace: namespace,
         })
     }
 
@@ -171,7 +182,10 @@ impl Reconciler {
     pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
         let full = depth == Depth::Full;
         let mut problems = Vec::new();
-        sysctls::first_start(&mut self.leases, self.own_cookie)?;
+        if sysctls::first_start(&mut self.leases, self.own_cookie)? {
+            self.keep_leases()?;
+            sysctls::switch_forwarding_on(&mut self.leases)?;
+        }
         // Taken, so that a round that fails leaves nothing to be believed by the next.
         let mut kernel = match self.kernel.take() {
             Some(kernel) if !full => kernel,
@@ -251,7 +265,9 @@ impl Reconciler {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
         }
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
-        sysctls::reserve(&mut self.leases, &kernel.reserved, &published)?;
+        let reservation = sysctls::Reservation::begin(&mut self.leases, &published)?;
+        self.keep_leases()?;
+        kernel.reserved = reservation.write(&mut self.leases)?;
         self.keep_leases()?;
         self.kernel = Some(kernel);
         if full || !superfluous.is_empty() {

@@ -12,22 +12,38 @@ pub const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Forgets earlier values that belong to another boot or namespace, and switches forwarding on if this is the first
-/// start here. Afterwards `ip_forward` is the administrator's (S2).
-pub fn first_start(leases: &mut Leases, namespace_cookie: u64) -> netdev::Result<()> {
+/// This life of the namespace with this cookie.
+pub fn scope(namespace_cookie: u64) -> SysctlScope {
     // Without it a reboot could not be told from a restart; then the switch is thrown at most once too often.
     let boot = fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned();
-    let here = SysctlScope { boot, namespace_cookie };
-    if leases.sysctls_of.as_ref() == Some(&here) {
-        return Ok(());
+    SysctlScope { boot, namespace_cookie }
+}
+
+/// Forgets earlier values that belong to another boot or namespace, and records in the leases that forwarding is to be
+/// switched on if this is the first start here. Afterwards `ip_forward` is the administrator's (S2).
+///
+/// Answers whether [`switch_forwarding_on`] is due, once the leases are kept.
+pub fn first_start(leases: &mut Leases, namespace_cookie: u64) -> netdev::Result<bool> {
+    let here = scope(namespace_cookie);
+    if leases.sysctls_of.as_ref() != Some(&here) {
+        leases.sysctls.clear();
+        leases.reserved_ports.clear();
+        leases.sysctls_of = Some(here);
+        leases.forwarding_due = true;
     }
-    leases.sysctls.clear();
-    leases.reserved_ports.clear();
-    if !sysctl::ip_forward()? {
-        sysctl::set_ip_forward(true)?;
-        leases.sysctls.insert(IP_FORWARD.to_owned(), "0".to_owned());
+    if leases.forwarding_due {
+        leases.forwarding_due = !sysctl::ip_forward()?;
+        if leases.forwarding_due {
+            leases.sysctls.insert(IP_FORWARD.to_owned(), "0".to_owned());
+        }
     }
-    leases.sysctls_of = Some(here);
+    Ok(leases.forwarding_due)
+}
+
+/// What [`first_start`] has announced.
+pub fn switch_forwarding_on(leases: &mut Leases) -> netdev::Result<()> {
+    sysctl::set_ip_forward(true)?;
+    leases.forwarding_due = false;
     Ok(())
 }
 
@@ -37,23 +53,49 @@ pub fn added(leases: &Leases) -> PortRanges {
     leases.reserved_ports.parse().unwrap_or_default()
 }
 
-/// Has the published ports among those that the kernel never picks by itself, beside the user's own.
-pub fn reserve(leases: &mut Leases, current: &PortRanges, published: &PortRanges) -> netdev::Result<bool> {
-    let before = added(leases);
-    let user = current.difference(&before);
-    let wanted = published.difference(&user);
-    let whole = user.union(&wanted);
-    if whole != *current {
-        sysctl::set_ip_local_reserved_ports(&whole)?;
-        leases.sysctls.entry(RESERVED_PORTS.to_owned()).or_insert_with(|| user.to_string());
-    }
-    leases.reserved_ports = wanted.to_string();
-    Ok(whole != *current)
+/// A change of the reserved ports, in two steps, each recorded in the leases: what may have been written is always kept
+/// beforehand, so that a daemon that is killed in between leaves nothing that looks like the user's.
+#[derive(Debug)]
+#[must_use]
+pub struct Reservation {
+    current: PortRanges,
+    user: PortRanges,
+    wanted: PortRanges,
 }
 
-/// Puts the settings back. What somebody else has changed since stays.
-pub fn restore(leases: &Leases) -> Vec<String> {
+impl Reservation {
+    /// Begins to have the published ports among those that the kernel never picks by itself, beside the user's own,
+    /// which are read now. The leases are to be kept before [`Self::write`].
+    pub fn begin(leases: &mut Leases, published: &PortRanges) -> netdev::Result<Self> {
+        let current = sysctl::ip_local_reserved_ports()?;
+        let before = added(leases);
+        let user = current.difference(&before);
+        let wanted = published.difference(&user);
+        if user.union(&wanted) != current {
+            leases.sysctls.entry(RESERVED_PORTS.to_owned()).or_insert_with(|| user.to_string());
+            leases.reserved_ports = before.union(&wanted).to_string();
+        }
+        Ok(Self { current, user, wanted })
+    }
+
+    /// Writes the setting if it differs, and what of it is weft's to the leases. Answers all that is reserved now.
+    pub fn write(self, leases: &mut Leases) -> netdev::Result<PortRanges> {
+        let whole = self.user.union(&self.wanted);
+        if whole != self.current {
+            sysctl::set_ip_local_reserved_ports(&whole)?;
+        }
+        leases.reserved_ports = self.wanted.to_string();
+        Ok(whole)
+    }
+}
+
+/// Puts the settings back. What somebody else has changed since stays, and so does everything where weft has changed
+/// nothing: in another namespace, or after a restart of the machine.
+pub fn restore(leases: &Leases, here: &SysctlScope) -> Vec<String> {
     let mut errors = Vec::new();
+    if leases.sysctls_of.as_ref() != Some(here) {
+        return errors;
+    }
     let mut note = |result: netdev::Result<()>| {
         if let Err(error) = result {
             errors.push(error.to_string());
@@ -78,4 +120,92 @@ pub fn current(name: &str) -> netdev::Result<String> {
         IP_FORWARD => if sysctl::ip_forward()? { "1" } else { "0" }.to_owned(),
         _ => sysctl::ip_local_reserved_ports()?.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    type TestResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+    /// `/proc/sys/net` shows the namespace of the thread that opens it.
+    fn in_fresh_namespace(test: fn() -> TestResult) -> TestResult {
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            test()
+        });
+        thread.join().map_err(|_| "the test has panicked")?
+    }
+
+    fn set(ports: &str) -> TestResult {
+        Ok(sysctl::set_ip_local_reserved_ports(&ports.parse()?)?)
+    }
+
+    fn reserve(
+        leases: &mut Leases,
+        published: &str,
+    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        let whole = Reservation::begin(leases, &published.parse()?)?.write(leases)?;
+        assert_eq!(sysctl::ip_local_reserved_ports()?, whole);
+        Ok(whole.to_string())
+    }
+
+    #[test]
+    fn ports_come_and_go_beside_the_users_own() -> TestResult {
+        in_fresh_namespace(|| {
+            let mut leases = Leases::new(1);
+            set("22,80")?;
+            assert_eq!(reserve(&mut leases, "80,8080")?, "22,80,8080");
+            // Written meanwhile by the user.
+            set("22,80,8080,9000")?;
+            assert_eq!(reserve(&mut leases, "")?, "22,80,9000");
+            assert_eq!(leases.reserved_ports, "");
+            assert_eq!(leases.sysctls.get(RESERVED_PORTS).map(String::as_str), Some("22,80"));
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_daemon_killed_around_the_write_leaves_nothing() -> TestResult {
+        in_fresh_namespace(|| {
+            set("22")?;
+            let mut leases = Leases::new(1);
+            assert!(first_start(&mut leases, 7)? != sysctl::ip_forward()?);
+            assert_eq!(reserve(&mut leases, "8080")?, "22,8080");
+            // Kept, but not written: another one goes on from there.
+            let _ = Reservation::begin(&mut leases, &"8081".parse()?)?;
+            assert_eq!(leases.reserved_ports, "8080-8081");
+            let mut second = leases.clone();
+            assert_eq!(reserve(&mut second, "8081")?, "22,8081");
+            // Written, but what was kept is older.
+            assert!(restore(&leases, &scope(8)).is_empty());
+            assert_eq!(
+                sysctl::ip_local_reserved_ports()?.to_string(),
+                "22,8081",
+                "elsewhere nothing is restored"
+            );
+            assert!(restore(&leases, &scope(7)).is_empty());
+            assert_eq!(sysctl::ip_local_reserved_ports()?.to_string(), "22");
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn forwarding_is_switched_on_once() -> TestResult {
+        in_fresh_namespace(|| {
+            sysctl::set_ip_forward(false)?;
+            let mut leases = Leases::new(1);
+            assert!(first_start(&mut leases, 7)?);
+            // Killed before it was switched on.
+            assert!(first_start(&mut leases, 7)?);
+            switch_forwarding_on(&mut leases)?;
+            sysctl::set_ip_forward(false)?;
+            assert!(!first_start(&mut leases, 7)?, "now it is the administrator's");
+            assert!(!sysctl::ip_forward()?);
+            assert_eq!(leases.sysctls.get(IP_FORWARD).map(String::as_str), Some("0"));
+            Ok(())
+        })
+    }
 }

@@ -51,6 +51,9 @@ pub struct Leases {
     pub devices: BTreeSet<String>,
     /// Where the settings were changed; elsewhere, and after a restart of the machine, they are what they were.
     pub sysctls_of: Option<SysctlScope>,
+    /// `net.ipv4.ip_forward` is to be switched on, or was a moment ago.
+    #[serde(default)]
+    pub forwarding_due: bool,
     /// Ports that weft added to `net.ipv4.ip_local_reserved_ports`, in the kernel's notation.
     pub reserved_ports: String,
 }
@@ -122,6 +125,7 @@ impl Leases {
             sysctls: BTreeMap::new(),
             devices: BTreeSet::new(),
             sysctls_of: None,
+            forwarding_due: false,
             reserved_ports: String::new(),
         }
     }
