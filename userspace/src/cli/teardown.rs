@@ -47,6 +47,7 @@ pub(super) fn run(global: &Global) -> Outcome {
     wait_until_ended(&global.bpf_dir)?;
     // No daemon may start while its devices are being removed.
     let _namespace = lock_namespace()?;
+    let _state = store.lock().map_err(|error| Failure::Failed(error.to_string()))?;
     let mut errors = Vec::new();
     // Devices before programs: no packet of a container may pass without them.
     if let Err(error) = runtime.block_on(remove_devices(&mut errors)) {
