@@ -17,7 +17,8 @@ use crate::{
     dataplane,
     netdev::{self, Link, Namespace, NamespaceLock, Netlink},
     reconcile::{
-        leases::{Store, SysctlScope},
+        devices,
+        leases::{Leases, Store, SysctlScope},
         names::{self, Owner},
         sysctls,
     },
@@ -47,9 +48,12 @@ pub(super) fn run(global: &Global) -> Outcome {
     wait_until_ended(&global.bpf_dir)?;
     // No daemon may start while its devices are being removed.
     let _namespace = lock_namespace()?;
+    let _state = store.lock().map_err(|error| Failure::Failed(error.to_string()))?;
     let mut errors = Vec::new();
     // Devices before programs: no packet of a container may pass without them.
-    if let Err(error) = runtime.block_on(remove_devices(&mut errors)) {
+    // A damaged file is reported once, further down.
+    let leases = store.load().ok().flatten().filter(|leases| leases.sysctls_of.as_ref() == Some(&here));
+    if let Err(error) = runtime.block_on(remove_devices(leases.as_ref(), &mut errors)) {
         errors.push(error.to_string());
     }
     if let Err(error) = dataplane::teardown(&global.bpf_dir) {
@@ -132,11 +136,15 @@ fn lock_namespace() -> Result<NamespaceLock, Failure> {
     }
 }
 
-async fn remove_devices(errors: &mut Vec<String>) -> netdev::Result<()> {
+async fn remove_devices(leases: Option<&Leases>, errors: &mut Vec<String>) -> netdev::Result<()> {
     let netlink = Netlink::new()?;
-    let mut links: Vec<(bool, Link)> = netlink
-        .links()
-        .await?
+    let all = netlink.links().await?;
+    for link in leases.map(|leases| devices::unmarked(&all, leases)).unwrap_or_default() {
+        if let Err(error) = netlink.remove_unmarked_link(link).await {
+            errors.push(error.to_string());
+        }
+    }
+    let mut links: Vec<(bool, Link)> = all
         .into_iter()
         .filter_map(|link| {
             let owner = names::owner(link.alias.as_deref()?)?;

@@ -146,6 +146,11 @@ pub struct Ensured {
 
 impl Link {
     /// The device as ours, or the error that says whose it is not.
+    /// Neither marked nor up, as a device is between the request that makes it and the one that marks it.
+    pub fn is_unmarked(&self) -> bool {
+        self.alias.is_none() && !self.up
+    }
+
     pub(super) fn owned(&self, netlink: &Netlink, kind: &str, alias: &str) -> Result<()> {
         if self.kind.name() == kind && self.alias.as_deref() == Some(alias) {
             return Ok(());
@@ -335,6 +340,19 @@ impl Netlink {
         let Some(link) = self.link(name).await? else { return Ok(false) };
         link.owned(self, link.kind.name(), alias)?;
         self.remove_link_by_index(link.ifindex, name).await
+    }
+
+    /// Removes a device that was left when its maker was killed before marking it: `false` if it is gone, or has been
+    /// given an alias or taken up since it was read.
+    pub async fn remove_unmarked_link(&self, link: &Link) -> Result<bool> {
+        match self.link_by_index(link.ifindex).await? {
+            Some(now)
+                if now.name == link.name && now.kind.name() == link.kind.name() && now.is_unmarked() =>
+            {
+                self.remove_link_by_index(now.ifindex, &now.name).await
+            }
+            _ => Ok(false),
+        }
     }
 
     pub(super) async fn remove_link_by_index(&self, ifindex: u32, name: &str) -> Result<bool> {

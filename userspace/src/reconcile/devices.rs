@@ -7,6 +7,7 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use super::{
     facts::UplinkFact,
     kernel::Kernel,
+    leases::Leases,
     names::{self, Owner},
     problem::Problem,
     resolved::{EndpointId, ResolvedNetwork, ResolvedState},
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     model::MacAddress,
-    netdev::{self, BridgeSpec, Link, Netlink, Outcome, VxlanSpec},
+    netdev::{self, BridgeSpec, Link, LinkKind, Netlink, Outcome, VxlanSpec},
 };
 
 /// MTU where no uplink gives one.
@@ -34,11 +35,15 @@ pub fn mtu(network: &ResolvedNetwork, uplinks: &[UplinkFact]) -> u32 {
     network.mtu.unwrap_or(uplink.saturating_sub(overhead).min(LARGEST_MTU))
 }
 
+/// How the MAC addresses of bridges begin.
+const BRIDGE_MAC_PREFIX: [u8; 2] = [0x02, 0x42];
+
 /// The bridge's MAC address, made from the gateway address: every host of an overlay has the same gateway, so that a
 /// container that hears two answers to its ARP request has the right one either way.
 pub fn bridge_mac(network: &ResolvedNetwork) -> MacAddress {
     let [a, b, c, d] = network.gateway.octets();
-    MacAddress([0x02, 0x42, a, b, c, d])
+    let [first, second] = BRIDGE_MAC_PREFIX;
+    MacAddress([first, second, a, b, c, d])
 }
 
 /// Makes what is missing and puts right what is not as it must be. Answers whether anything was changed.
@@ -161,6 +166,25 @@ pub fn superfluous(state: &ResolvedState, kernel: &Kernel) -> Vec<Link> {
         .collect();
     links.sort_by_key(|(link, of_network)| (*of_network, link.ifindex));
     links.into_iter().map(|(link, _)| link.clone()).collect()
+}
+
+/// Devices that a daemon made and was killed before it marked them: of a name that it has used, and as the request that
+/// makes them leaves them. The name alone does not do, since a user can give any name to a bridge.
+pub fn unmarked<'a>(links: &'a [Link], leases: &Leases) -> Vec<&'a Link> {
+    let as_made = |link: &Link| match &link.kind {
+        LinkKind::Bridge(bridge) => {
+            // Its address is made from the gateway's ([`bridge_mac`]); by default a bridge snoops.
+            !bridge.multicast_snooping
+                && link.mac_address.is_some_and(|mac| mac.0.starts_with(&BRIDGE_MAC_PREFIX))
+        }
+        LinkKind::Vxlan(_) => link.name.starts_with(names::VXLAN_PREFIX),
+        LinkKind::Veth(_) => link.name.starts_with(names::VETH_PREFIX),
+        LinkKind::Other(_) => false,
+    };
+    links
+        .iter()
+        .filter(|link| link.is_unmarked() && leases.devices.contains(&link.name) && as_made(link))
+        .collect()
 }
 
 /// Removes devices.

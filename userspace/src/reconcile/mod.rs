@@ -5,7 +5,7 @@
 
 pub mod changes;
 pub mod containers;
-mod devices;
+pub mod devices;
 pub mod facts;
 pub mod kernel;
 pub mod leases;

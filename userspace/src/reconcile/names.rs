@@ -5,6 +5,11 @@ const LONGEST_NAME: usize = 15;
 /// What every `ifalias` of weft begins with.
 const MARK: &str = "weft:";
 
+/// How the names of vxlan devices begin.
+pub const VXLAN_PREFIX: &str = "vx-";
+/// How the names of the host's ends of veth pairs begin.
+pub const VETH_PREFIX: &str = "veth";
+
 /// FNV-1a with a finalizer: short, and the same in every build, because names made from it must last for years.
 pub fn stable_hash(seed: u64, parts: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ seed;
@@ -25,12 +30,12 @@ pub fn bridge(network: &str) -> String {
 
 /// Vxlan device of an overlay network.
 pub fn vxlan(network: &str) -> String {
-    readable("vx-", network)
+    readable(VXLAN_PREFIX, network)
 }
 
 /// Host side of a container's veth pair.
 pub fn veth(container: &str, network: &str) -> String {
-    format!("veth{:011x}", stable_hash(0, &[container, network]) >> 20)
+    format!("{VETH_PREFIX}{:011x}", stable_hash(0, &[container, network]) >> 20)
 }
 
 fn readable(prefix: &str, name: &str) -> String {

@@ -12,7 +12,7 @@ use super::{
     devices,
     facts::{DeviceFact, KernelFacts, UplinkFact},
     kernel::Kernel,
-    leases::{LeaseFacts, Leases, Store, StoreError, resolve},
+    leases::{LeaseFacts, Leases, StateLock, Store, StoreError, resolve},
     maps::Maps,
     namespaces::{self, Cookies},
     overlay,
@@ -96,6 +96,7 @@ pub struct Reconciler {
     applied: Applied,
     /// The host as last read, until something is heard to have changed there.
     kernel: Option<Kernel>,
+    _state: StateLock,
     _namespace: NamespaceLock,
 }
 
@@ -104,6 +105,7 @@ impl Reconciler {
     pub async fn open(state_dir: &Path, options: &dataplane::Options) -> Result<Self, Error> {
         let namespace = NamespaceLock::take()?.ok_or(Error::NamespaceInUse)?;
         let store = Store::new(state_dir);
+        let state = store.create_and_lock()?;
         let kept = store.load()?;
         let leases = kept.clone().unwrap_or_else(|| Leases::new(random_seed()));
         let own = Namespace::own()?;
@@ -124,6 +126,7 @@ impl Reconciler {
             bound: BoundPorts::default(),
             applied: Applied::default(),
             kernel: None,
+            _state: state,
             _namespace: namespace,
         })
     }

@@ -19,7 +19,7 @@ use std::{
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
-pub use store::{Store, StoreError};
+pub use store::{StateLock, Store, StoreError};
 
 use super::resolved::{FoundNamespace, ResolvedState};
 use crate::model::{DesiredState, MacAddress, PortRange, Protocol};

@@ -3,13 +3,22 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
 };
 
 use super::Leases;
 
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "leases.json";
+
+/// The new file while it is written. The name is fixed, so that one left by a daemon that was killed is found again.
+const NEW_FILE_NAME: &str = "leases.json.new";
 
 /// Why leases could not be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +47,15 @@ pub enum StoreError {
         #[source]
         source: serde_json::Error,
     },
+    /// Another daemon keeps its leases there.
+    #[error(
+        "{} is used by another weft daemon; stop that one, or give this one another --state-dir",
+        path.display()
+    )]
+    InUse {
+        /// The state directory.
+        path: PathBuf,
+    },
     /// Written by a newer weft.
     #[error("{} has format {found}, this weft knows {known}: use a newer weft, or move the file away", path.display())]
     Version {
@@ -56,6 +74,12 @@ pub struct Store {
     path: PathBuf,
 }
 
+/// The exclusive use of a state directory, until dropped.
+#[derive(Debug)]
+pub struct StateLock {
+    _directory: Flock<File>,
+}
+
 impl Store {
     /// The store in a directory, which need not exist yet.
     pub fn new(state_dir: &Path) -> Self {
@@ -65,6 +89,48 @@ impl Store {
     /// Where the leases are.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Makes the directory if there is none, and locks it: two daemons would replace each other's leases.
+    pub fn create_and_lock(&self) -> Result<StateLock, StoreError> {
+        fs::create_dir_all(self.directory()).map_err(|error| self.io("create the directory of", error))?;
+        self.lock()?.ok_or_else(|| self.in_use())
+    }
+
+    /// Locks the directory; `None` if there is none.
+    pub fn lock(&self) -> Result<Option<StateLock>, StoreError> {
+        let failed = |error| self.io("lock the directory of", error);
+        let directory = match File::open(self.directory()) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(directory) => directory,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(self.in_use()),
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        // A teardown may have removed the directory between open and flock: then this lock protects nothing.
+        let locked = directory.metadata().map_err(failed)?;
+        match fs::metadata(self.directory()) {
+            Ok(present) if (present.dev(), present.ino()) == (locked.dev(), locked.ino()) => {
+                Ok(Some(StateLock { _directory: directory }))
+            }
+            Ok(_) => Err(self.in_use()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn in_use(&self) -> StoreError {
+        StoreError::InUse { path: self.directory().to_owned() }
+    }
+
+    fn directory(&self) -> &Path {
+        match self.path.parent() {
+            Some(directory) if !directory.as_os_str().is_empty() => directory,
+            _ => Path::new("."),
+        }
     }
 
     /// Reads the leases; `None` if there never were any.
@@ -89,33 +155,42 @@ impl Store {
 
     /// Replaces the file so that a crash at any moment leaves the old or the new one, never a part.
     pub fn save(&self, leases: &Leases) -> Result<(), StoreError> {
-        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let directory = self.directory();
         fs::create_dir_all(directory).map_err(|error| self.io("create the directory of", error))?;
         let mut text =
             serde_json::to_vec_pretty(leases).map_err(|error| self.io("encode", io::Error::other(error)))?;
         text.push(b'\n');
-        let mut file =
-            tempfile::NamedTempFile::new_in(directory).map_err(|error| self.io("write beside", error))?;
-        file.write_all(&text)
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(|error| self.io("write beside", error))?;
-        file.persist(&self.path).map_err(|error| self.io("replace", error.error))?;
+        let new = directory.join(NEW_FILE_NAME);
+        let write = || {
+            remove_if_there(&new)?;
+            let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(&text)?;
+            file.sync_all()
+        };
+        write().map_err(|error| self.io("write beside", error))?;
+        fs::rename(&new, &self.path).map_err(|error| self.io("replace", error))?;
         // The rename itself lasts only once the directory is on disk.
         File::open(directory)
             .and_then(|directory| directory.sync_all())
             .map_err(|error| self.io("sync the directory of", error))
     }
 
-    /// Removes the file; fine if there is none.
+    /// Removes the file, and what a save that was interrupted has left; fine if there is none.
     pub fn remove(&self) -> Result<(), StoreError> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.io("remove", error)),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.directory().join(NEW_FILE_NAME))
+            .and_then(|()| remove_if_there(&self.path))
+            .map_err(|error| self.io("remove", error))
     }
 
     fn io(&self, operation: &'static str, source: io::Error) -> StoreError {
         StoreError::Io { operation, path: self.path.clone(), source }
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -145,6 +220,26 @@ mod tests {
             1,
             "no temporary file is left"
         );
+        Ok(())
+    }
+
+    #[test]
+    fn an_interrupted_save_leaves_nothing_behind() -> TestResult {
+        let directory = tempfile::tempdir()?;
+        let store = Store::new(&directory.path().join("state"));
+        assert!(store.lock()?.is_none());
+        let lock = store.create_and_lock()?;
+        assert!(matches!(store.create_and_lock(), Err(StoreError::InUse { .. })));
+        assert!(matches!(store.lock(), Err(StoreError::InUse { .. })));
+        let half = directory.path().join("state/leases.json.new");
+        fs::write(&half, "{")?;
+        store.save(&Leases::new(7))?;
+        assert_eq!(store.load()?, Some(Leases::new(7)));
+        fs::write(&half, "{")?;
+        store.remove()?;
+        assert_eq!(fs::read_dir(directory.path().join("state"))?.count(), 0);
+        drop(lock);
+        assert!(store.lock()?.is_some());
         Ok(())
     }
 
