@@ -134,6 +134,12 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
     if flow.kind == FlowKind::MASQUERADE {
         return policy & (flags::MASQUERADE | flags::INTERNAL) != flags::MASQUERADE;
     }
+    if flow.kind == FlowKind::HAIRPIN
+        && maps::endpoint(flow.remote_network, &flow.outside.remote)
+            .is_none_or(|client| client.epoch != flow.remote_epoch)
+    {
+        return true;
+    }
     match maps::publication(inside.protocol, &flow.outside.local, flow.outside.local_port) {
         Some(publication) => {
             publication.address != inside.local

@@ -83,22 +83,44 @@ pub fn may_open(parsed: &Parsed) -> Outcome<()> {
     Ok(())
 }
 
+/// Sees to it that the container can tell this flow from all others: a client may use one port of its own for two
+/// published ports that lead to the same one. The later flow then gets another port, as with netfilter.
+#[inline(always)]
+pub fn distinguish(inside: &mut Tuple, flow: &Flow) -> Outcome<()> {
+    let mut attempt = 0;
+    while attempt < 8 {
+        if !is_taken(inside, flow) {
+            return Ok(());
+        }
+        inside.remote_port = other_port();
+        attempt += 1;
+    }
+    Err(DropReason::PortsExhausted)
+}
+
+/// Whether another flow that still runs has this tuple.
+#[inline(always)]
+fn is_taken(inside: &Tuple, flow: &Flow) -> bool {
+    let Some(record) = maps::flow(inside).or_else(|| maps::unconfirmed_flow(inside)) else { return false };
+    // SAFETY: a map value.
+    let other = unsafe { &*record };
+    other.epoch == flow.epoch && other.outside != flow.outside && !State(other.state).closed()
+}
+
+/// A port for a client that cannot have its own, from 1024 to 32,767: below those that clients choose (RFC 6056 section
+/// 3.2, `ip_local_port_range`), so that it hardly ever is one of the same client's.
+#[inline(always)]
+pub fn other_port() -> u16 {
+    1024 + (((helpers::random() & 0xffff) * (32_768 - 1024)) >> 16) as u16
+}
+
 /// Enters a new flow. The record comes first, so that whoever sees the index entry finds the record.
 ///
 /// Answers whether the index entry is new; an old one has been counted with its mapping already.
 #[inline(always)]
 pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
-    if let Some(record) = maps::flow(inside) {
-        // SAFETY: a map value.
-        let earlier = unsafe { &*record };
-        if earlier.epoch == flow.epoch && earlier.outside != flow.outside && !State(earlier.state).closed() {
-            // The client uses one port of its own for two published ports of the same container. The container could
-            // not tell the two connections apart: the one that runs goes on.
-            return Err(DropReason::PortsExhausted);
-        }
-        // An earlier container's record would be found first, and be stale forever.
-        maps::remove_flow(inside);
-    }
+    // The record of an earlier container or connection would be found first, and be stale forever.
+    maps::remove_flow(inside);
     if maps::add_unconfirmed_flow(inside, flow).is_err() {
         return Err(DropReason::FlowTableFull);
     }

@@ -3,9 +3,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_fib_lookup},
+    bindings::{__sk_buff, bpf_fib_lookup, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1},
     helpers::generated,
 };
+use dataplane_common::abi::Tuple;
 
 /// `PACKET_HOST` of linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
@@ -72,6 +73,39 @@ pub fn adjust_room(skb: *mut __sk_buff, bytes: i32, flags: u64) -> bool {
 pub fn update_checksum(skb: *mut __sk_buff, offset: u32, difference: u32, flags: u64) -> bool {
     // SAFETY: skb is the program's context; size 0 makes the kernel take the last value as a difference.
     unsafe { generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), flags) == 0 }
+}
+
+/// Whether a socket of this network namespace has this TCP connection, seen from its end as `local`.
+#[inline(always)]
+pub fn has_connection(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
+    /// `TCP_LISTEN` of linux/tcp_states.h.
+    const LISTENING: u32 = 10;
+    /// `BPF_F_CURRENT_NETNS`.
+    const OWN_NAMESPACE: u64 = u64::MAX;
+    // The kernel takes the tuple from the packet's point of view: its source is the other end.
+    let mut connection: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 =
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+            saddr: tuple.remote.v4_network_order(),
+            daddr: tuple.local.v4_network_order(),
+            sport: tuple.remote_port.to_be(),
+            dport: tuple.local_port.to_be(),
+        };
+    // SAFETY: the size tells the kernel which member of the union this is; what is found is released before the end.
+    unsafe {
+        let socket = generated::bpf_skc_lookup_tcp(
+            skb.cast::<c_void>(),
+            (&raw mut connection).cast(),
+            size_of_val(&connection) as u32,
+            OWN_NAMESPACE,
+            0,
+        );
+        if socket.is_null() {
+            return false;
+        }
+        let connected = (*socket).state != LISTENING;
+        generated::bpf_sk_release(socket.cast());
+        connected
+    }
 }
 
 #[inline(always)]

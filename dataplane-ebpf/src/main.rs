@@ -34,34 +34,37 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext},
 };
 
-use crate::packet::Packet;
+use crate::{
+    packet::Packet,
+    verdict::{Outcome, Verdict},
+};
+
+/// Runs a hook. What a packet counts as is read first: a hook may change its size.
+#[inline(always)]
+fn judge(ctx: &TcContext, hook: impl FnOnce(&Packet) -> Outcome<Verdict>) -> i32 {
+    let packet = Packet::new(ctx);
+    let size = packet.size();
+    Verdict::from(hook(&packet)).finish(size)
+}
 
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
-    let packet = Packet::new(&ctx);
-    let size = packet.size();
-    hooks::from_container::run(&packet).finish(size)
+    judge(&ctx, hooks::from_container::run)
 }
 
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
-    let packet = Packet::new(&ctx);
-    let size = packet.size();
-    hooks::to_container::run(&packet).finish(size)
+    judge(&ctx, hooks::to_container::run)
 }
 
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
-    let packet = Packet::new(&ctx);
-    let size = packet.size();
-    hooks::from_uplink::run(&packet).finish(size)
+    judge(&ctx, hooks::from_uplink::run)
 }
 
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
-    let packet = Packet::new(&ctx);
-    let size = packet.size();
-    hooks::to_uplink::run(&packet).finish(size)
+    judge(&ctx, hooks::to_uplink::run)
 }
 
 #[classifier]

@@ -60,9 +60,10 @@ pub fn open(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdic
         network: device.network,
         uplink: uplink_index,
         remote_network: 0,
+        remote_epoch: 0,
         kind: FlowKind::MASQUERADE,
         state: State::opened_by(Direction::FromInside).0,
-        reserved: [0; 6],
+        reserved: [0; 2],
     };
     scratch.index = Index { inside: *inside };
     match flows::open(inside, &scratch.flow, &scratch.index) {
@@ -160,8 +161,10 @@ fn claim_port(scratch: &mut Scratch, inside: &Tuple, uplink: &Device, settings: 
     while attempt < ATTEMPTS {
         if port >= first && port <= last && !is_reserved(inside.protocol, port) {
             scratch.claim.local_port = port;
-            if maps::claim(&scratch.claim, &scratch.claimant).is_ok() {
-                return Ok(port);
+            match maps::claim(&scratch.claim, &scratch.claimant) {
+                Ok(()) => return Ok(port),
+                Err(maps::EXISTS) => {}
+                Err(_) => return Err(DropReason::FlowTableFull),
             }
         }
         // Scaling a random 16-bit number needs no division (RFC 6056 section 3.3.1 asks for randomness).

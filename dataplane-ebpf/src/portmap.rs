@@ -3,6 +3,7 @@
 use dataplane_common::{
     abi::{Device, DropReason, Endpoint, Flow, FlowKind, Index, Path, Publication, Tuple, flags},
     flow::{Direction, State},
+    packet::{protocol, tcp_flags},
 };
 
 use crate::{
@@ -28,8 +29,25 @@ pub fn enter(
     parsed: &Parsed,
     inside: &Tuple,
     flow: &Flow,
-    forwarding: bool,
+    from: &From<'_>,
 ) -> Outcome<Option<Verdict>> {
+    let forwarding = match from {
+        From::Uplink(uplink) => {
+            if flow.kind == FlowKind::HAIRPIN {
+                // On the wire a container's address proves nothing.
+                return Err(DropReason::SpoofedAddress);
+            }
+            uplink.flags & flags::FORWARDING != 0
+        }
+        From::Container(client) => {
+            if flow.remote_epoch != client.epoch {
+                // The client's address has another holder now.
+                flows::forget(inside, &parsed.tuple, flow.kind);
+                return Ok(None);
+            }
+            true
+        }
+    };
     let endpoint = match maps::endpoint(flow.network, &inside.local) {
         Some(endpoint) if endpoint.epoch == flow.epoch => endpoint,
         _ => {
@@ -64,6 +82,12 @@ fn deliver(
 #[inline(always)]
 pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publication) -> Outcome<Verdict> {
     flows::may_open(parsed)?;
+    if is_connection_of_host(packet, parsed) {
+        return Ok(Verdict::Pass(match from {
+            From::Uplink(_) => Path::NotOurs,
+            From::Container(_) => Path::Host,
+        }));
+    }
     let endpoint = maps::endpoint(publication.network, &publication.address).ok_or(DropReason::NoEndpoint)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     let outside = &parsed.tuple;
@@ -83,9 +107,10 @@ pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publ
         network: publication.network,
         uplink: 0,
         remote_network: 0,
+        remote_epoch: 0,
         kind: FlowKind::HAIRPIN,
         state: State::opened_by(Direction::FromOutside).0,
-        reserved: [0; 6],
+        reserved: [0; 2],
     };
     let path = match from {
         From::Uplink(uplink) => {
@@ -98,13 +123,19 @@ pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publ
         }
         From::Container(device) => {
             scratch.flow.remote_network = device.network;
-            if device.address == publication.address && device.network == publication.network {
-                // To itself: a packet from its own address would be refused by its stack, so it sees its gateway.
-                scratch.index.inside.remote = device.gateway;
+            scratch.flow.remote_epoch = device.epoch;
+            if device.network == publication.network {
+                if device.address == publication.address {
+                    // To itself: a packet from its own address would be refused by its stack, so it sees its gateway.
+                    scratch.index.inside.remote = device.gateway;
+                }
+                // What neighbours say to one another directly is no flow, so it must not look like this one.
+                scratch.index.inside.remote_port = flows::other_port();
             }
             Path::HairpinIn
         }
     };
+    flows::distinguish(&mut scratch.index.inside, &scratch.flow)?;
     flows::open(&scratch.index.inside, &scratch.flow, &scratch.index)?;
     deliver(packet, parsed, &scratch.index.inside, endpoint, path)
 }
@@ -112,7 +143,21 @@ pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publ
 /// The container's answer to a client that is itself a container of this host.
 #[inline(always)]
 pub fn answer_hairpin(packet: &Packet, parsed: &Parsed, flow: &Flow) -> Outcome<Verdict> {
-    let client = maps::endpoint(flow.remote_network, &flow.outside.remote).ok_or(DropReason::StaleFlow)?;
+    let client = maps::endpoint(flow.remote_network, &flow.outside.remote)
+        .filter(|client| client.epoch == flow.remote_epoch)
+        .ok_or(DropReason::StaleFlow)?;
     translate::rewrite(packet, parsed, Side::Source, &flow.outside)?;
     redirect::to_container(packet, client, client.gateway_mac, Path::HairpinOut)
+}
+
+/// Whether this segment belongs to a connection of the host's own: one that was there before its port was published goes
+/// on. Asked only where there is no flow.
+#[inline(always)]
+fn is_connection_of_host(packet: &Packet, parsed: &Parsed) -> bool {
+    if parsed.tuple.protocol != protocol::TCP
+        || parsed.tcp_flags & (tcp_flags::SYN | tcp_flags::ACK) == tcp_flags::SYN
+    {
+        return false;
+    }
+    helpers::has_connection(packet.skb, &parsed.tuple)
 }

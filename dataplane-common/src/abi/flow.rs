@@ -51,12 +51,14 @@ pod! {
         pub uplink: u32,
         /// Network of the other end of a hairpin flow, else 0.
         pub remote_network: u32,
+        /// [`super::Endpoint::epoch`] of the other end of a hairpin flow, else 0.
+        pub remote_epoch: u32,
         /// A [`FlowKind`].
         pub kind: u8,
         /// A `flow::State`.
         pub state: u8,
         /// Zero.
-        pub reserved: [u8; 6],
+        pub reserved: [u8; 2],
     }
 
     /// Map `ports`, key: an outside [`Tuple`]. Inserting here with `BPF_NOEXIST` is the claim of an external port.

@@ -13,12 +13,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn run(packet: &Packet) -> Verdict {
-    way(packet).into()
-}
-
-#[inline(always)]
-fn way(packet: &Packet) -> Outcome<Verdict> {
+pub fn run(packet: &Packet) -> Outcome<Verdict> {
     let device = maps::device(packet.device()).ok_or(DropReason::UnknownDevice)?;
     // A tag would leave with the packet, past the networks' borders (RFC 7348 section 6.1 forbids it as well).
     if packet.is_tagged() {
@@ -136,7 +131,8 @@ fn host(packet: &Packet, mut parsed: Parsed, device: &Device) -> Outcome<Verdict
     core::mem::swap(&mut tuple.local, &mut tuple.remote);
     core::mem::swap(&mut tuple.local_port, &mut tuple.remote_port);
     if let Some((inside, flow)) = flows::find_outside(&parsed)
-        && let Some(verdict) = portmap::enter(packet, &parsed, inside, flow, true)?
+        && let Some(verdict) =
+            portmap::enter(packet, &parsed, inside, flow, &portmap::From::Container(device))?
     {
         return Ok(verdict);
     }

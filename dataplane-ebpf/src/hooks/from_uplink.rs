@@ -1,7 +1,7 @@
 //! What the world sends.
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, Path, flags},
+    abi::{Address, Device, DropReason, Path},
     packet::{Ethernet, protocol},
 };
 
@@ -13,12 +13,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn run(packet: &Packet) -> Verdict {
-    way(packet).into()
-}
-
-#[inline(always)]
-fn way(packet: &Packet) -> Outcome<Verdict> {
+pub fn run(packet: &Packet) -> Outcome<Verdict> {
     // An uplink that the controller no longer knows is an ordinary device of the host.
     let Some(device) = maps::device(packet.device()) else { return Ok(Verdict::Ignore) };
     // A tagged packet is a VLAN device's of this host, one for another host's address nobody's here.
@@ -42,8 +37,8 @@ fn way(packet: &Packet) -> Outcome<Verdict> {
         return overlay::decapsulate(packet, &parsed);
     }
     if let Some((inside, flow)) = flows::find_outside(&parsed) {
-        let forwarding = device.flags & flags::FORWARDING != 0;
-        if let Some(verdict) = portmap::enter(packet, &parsed, inside, flow, forwarding)? {
+        let from = portmap::From::Uplink(device);
+        if let Some(verdict) = portmap::enter(packet, &parsed, inside, flow, &from)? {
             return Ok(verdict);
         }
     }

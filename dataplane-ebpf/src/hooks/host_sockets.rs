@@ -177,7 +177,11 @@ fn led_to(ctx: &SockAddrContext, named: Named) -> Option<(u8, Address, u16)> {
     let (container, port) = (publication.address, publication.container_port(named.port));
     let key = socket_key(ctx, container, port, u8_protocol(protocol));
     let value = HostSocketValue { address: named.address, port: named.port, reserved: 0 };
-    maps::add_host_socket(&key, &value);
+    // A datagram socket asks for each datagram, nearly always for the same.
+    if maps::host_socket(&key).is_none_or(|known| known.port != value.port || known.address != value.address)
+    {
+        maps::add_host_socket(&key, &value);
+    }
     maps::count(Path::HostSocket, Counter { packets: 1, bytes: 0 });
     Some((u8_protocol(protocol), container, port))
 }

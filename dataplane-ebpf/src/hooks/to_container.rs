@@ -13,12 +13,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn run(packet: &Packet) -> Verdict {
-    way(packet).into()
-}
-
-#[inline(always)]
-fn way(packet: &Packet) -> Outcome<Verdict> {
+pub fn run(packet: &Packet) -> Outcome<Verdict> {
     let device = maps::device(packet.device()).ok_or(DropReason::UnknownDevice)?;
     packet.read::<Ethernet>(0)?;
     let origin = packet.came_in_by();

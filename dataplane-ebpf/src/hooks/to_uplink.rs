@@ -12,12 +12,7 @@ use crate::{
 };
 
 #[inline(always)]
-pub fn run(packet: &Packet) -> Verdict {
-    way(packet).into()
-}
-
-#[inline(always)]
-fn way(packet: &Packet) -> Outcome<Verdict> {
+pub fn run(packet: &Packet) -> Outcome<Verdict> {
     packet.linearise(Ethernet::LENGTH + Ipv4::LENGTH);
     let Ok(ethernet) = packet.read::<Ethernet>(0) else { return Ok(Verdict::Ignore) };
     if !is_ipv4(ethernet) {

@@ -9,7 +9,7 @@ use crate::{
     Result,
     frames::{Frame, Socket},
     host::{Host, TCP, UDP, with_host},
-    topology::{A, B, BACK, C, Container, FRONT, HOST, HOST_2, REMOTE},
+    topology::{A, A_AGAIN, B, BACK, C, Container, FRONT, HOST, HOST_2, REMOTE},
 };
 
 /// A container reaches another through a published port, as `seen` by that one, and is answered by the port it asked.
@@ -25,9 +25,13 @@ fn assert_leads(
     let (client_socket, inside) = ((client.address, 40_000), (container.address, port));
     for _ in 0..2 {
         let request = Frame::udp(client_socket, to).sent_by(client);
-        let expected = request.clone().source((seen, 40_000)).destination(inside).routed_to(container).hop();
-        host.container_sends(client, &request)?.redirected(Path::HairpinIn, &expected);
-        let answer = Frame::udp(inside, (seen, 40_000)).sent_by(container);
+        let outcome = host.container_sends(client, &request)?.on_path(Path::HairpinIn);
+        let seen = (seen, outcome.source_port());
+        // A neighbour that also talks directly must not be taken for the same flow.
+        assert_eq!(seen.1 != 40_000, client.network.number == container.network.number);
+        let expected = request.clone().source(seen).destination(inside).routed_to(container).hop();
+        crate::outcome::assert_bytes(&outcome.frame, &expected.bytes());
+        let answer = Frame::udp(inside, seen).sent_by(container);
         let expected = answer.clone().source(to).destination(client_socket).routed_to(client).hop();
         host.container_sends(container, &answer)?.redirected(Path::HairpinOut, &expected);
     }
@@ -54,9 +58,11 @@ fn to_a_neighbour() -> Result {
     with_host(|host| {
         host.publish(UDP, Some(HOST), 8053, (&B, 53))?;
         assert_leads(host, &A, (HOST, 8053), (&B, 53), A.address)?;
-        // What is no answer stays between neighbours.
-        let other = Frame::udp((B.address, 54), (A.address, 40_000)).macs(B.mac, A.mac);
-        host.container_sends(&B, &other)?.redirected(Path::Bridge, &other);
+        // What is no answer stays between neighbours, also between the very same sockets.
+        for port in [53, 54] {
+            let other = Frame::udp((B.address, port), (A.address, 40_000)).macs(B.mac, A.mac);
+            host.container_sends(&B, &other)?.redirected(Path::Bridge, &other);
+        }
         Ok(())
     })
 }
@@ -166,6 +172,43 @@ fn an_answer_to_a_client_that_has_gone() -> Result {
         host.remove_endpoint(&A)?;
         let answer = Frame::udp((C.address, 53), (A.address, 40_000)).sent_by(&C);
         host.container_sends(&C, &answer)?.dropped(DropReason::StaleFlow);
+        Ok(())
+    })
+}
+
+/// The client's address has another holder: neither does it get the answers of the earlier one, nor do its packets go on
+/// in the earlier one's flow.
+#[test]
+fn a_client_that_was_replaced() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        let request = Frame::udp((A.address, 40_000), (HOST, 53)).sent_by(&A);
+        let answer = Frame::udp((C.address, 53), (A.address, 40_000)).sent_by(&C);
+        host.container_sends(&A, &request)?.took(Path::HairpinIn);
+        host.container_sends(&C, &answer)?.took(Path::HairpinOut);
+        host.add_container(&Container { epoch: 999, ..A_AGAIN })?;
+        host.container_sends(&C, &answer)?.dropped(DropReason::StaleFlow);
+        host.container_sends(&A, &request)?.took(Path::HairpinIn);
+        assert_eq!(host.unconfirmed()?.len(), 1, "it is a new flow");
+        host.container_sends(&C, &answer)?.took(Path::HairpinOut);
+        host.add_container(&Container { epoch: 1000, ..A_AGAIN })?;
+        assert_eq!(host.expire()?, 1);
+        assert!(host.is_empty()?);
+        Ok(())
+    })
+}
+
+/// On the wire a container's address proves nothing, and must not end the flow either.
+#[test]
+fn a_hairpin_flow_is_not_entered_from_the_wire() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        host.container_sends(&A, &Frame::udp((A.address, 40_000), (HOST, 53)).sent_by(&A))?
+            .took(Path::HairpinIn);
+        host.world_sends(&Frame::udp((A.address, 40_000), (HOST, 53)).by_router())?
+            .dropped(DropReason::SpoofedAddress);
+        host.container_sends(&C, &Frame::udp((C.address, 53), (A.address, 40_000)).sent_by(&C))?
+            .took(Path::HairpinOut);
         Ok(())
     })
 }

@@ -242,6 +242,8 @@ impl Host {
             let key = Key::new(prefix.bits(), *prefix.key());
             self.programs.trie(map::PUBLISHED)?.insert(&key, value, 0)?;
         }
+        let set = if protocol == TCP { PortSet::PUBLISHED_TCP } else { PortSet::PUBLISHED_UDP };
+        self.reserve(set, ports.first..=ports.last)?;
         self.change_flags(container.device, 0, flags::PUBLISHED)
     }
 
@@ -252,7 +254,7 @@ impl Host {
         Ok(self.programs.trie::<_, Publication>(map::PUBLISHED)?.remove(&key)?)
     }
 
-    /// Takes ports out of the pool.
+    /// Enters ports into a set: out of the pool, or published.
     pub fn reserve(&mut self, set: u32, ports: impl IntoIterator<Item = u16>) -> Result {
         let mut map = self.programs.array::<PortSet>(map::PORT_SETS)?;
         for port in ports {

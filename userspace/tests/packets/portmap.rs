@@ -232,3 +232,62 @@ fn container_addresses_are_not_routed_to() -> Result {
         Ok(())
     })
 }
+
+/// One socket of a client uses two published ports of the same container's port: the container must be able to tell the
+/// two flows apart, so the later one gets another port.
+#[test]
+fn two_published_ports_that_lead_to_one() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&A, 53))?;
+        host.publish(UDP, Some(HOST), 54, (&A, 53))?;
+        host.publish(UDP, Some(HOST_2), 54, (&A, 53))?;
+        let mut ports = Vec::new();
+        for _ in 0..2 {
+            ports.clear();
+            for to in [(HOST, 53), (HOST, 54), (HOST_2, 54)] {
+                let request = Frame::udp(CLIENT, to).by_router();
+                let outcome = host.world_sends(&request)?.on_path(Path::PortmapIn);
+                let seen = (CLIENT.0, outcome.source_port());
+                let inside = (A.address, 53);
+                let expected = request.source(seen).destination(inside).routed_to(&A).hop();
+                crate::outcome::assert_bytes(&outcome.frame, &expected.bytes());
+                let answer = Frame::udp(inside, seen).sent_by(&A);
+                host.container_sends(&A, &answer)?
+                    .redirected(Path::PortmapOut, &answer.clone().source(to).destination(CLIENT).hop());
+                ports.push(seen.1);
+            }
+        }
+        assert_eq!(ports[0], CLIENT.1, "the first keeps its port");
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 3, "the others have ports of their own");
+        assert_eq!(host.confirmed()?.len(), 3);
+        Ok(())
+    })
+}
+
+/// A connection that the host had before its port was published is not led into the container.
+#[test]
+fn a_connection_of_the_host_goes_on() -> Result {
+    with_host(|host| {
+        let listener = std::net::TcpListener::bind((HOST_2, 0))?;
+        let (far, near) = (listener.local_addr()?, std::net::TcpStream::connect(listener.local_addr()?)?);
+        let port = near.local_addr()?.port();
+        let peer = match far {
+            std::net::SocketAddr::V4(far) => (*far.ip(), far.port()),
+            std::net::SocketAddr::V6(_) => return Err("an IPv4 listener".into()),
+        };
+        let local = match near.local_addr()? {
+            std::net::SocketAddr::V4(near) => *near.ip(),
+            std::net::SocketAddr::V6(_) => return Err("an IPv4 connection".into()),
+        };
+        // The other end must look like one of the world's.
+        host.remove_address(HOST_2)?;
+        host.publish(TCP, None, port, (&A, 80))?;
+        host.world_sends(&Frame::tcp(peer, (local, port)).by_router())?.passed(Path::NotOurs);
+        // Another client's segment of a connection whose record was lost.
+        host.world_sends(&Frame::tcp(CLIENT, (local, port)).by_router())?.took(Path::PortmapIn);
+        drop(near);
+        Ok(())
+    })
+}

@@ -6,7 +6,7 @@ use crate::{
     Result,
     frames::Frame,
     host::{Host, TCP, UDP, with_host},
-    topology::{A, A_AGAIN, B, Container, HOST, REMOTE},
+    topology::{A, A_AGAIN, B, C, Container, HOST, REMOTE},
 };
 
 /// Another container with the address, and the device, of `A`.
@@ -128,12 +128,12 @@ fn a_published_port_moves() -> Result {
 fn a_hairpin_flow_of_the_predecessor() -> Result {
     with_host(|host| {
         host.publish(UDP, None, 53, (&A, 53))?;
-        let request = Frame::udp((B.address, 4000), (HOST, 53)).sent_by(&B);
-        host.container_sends(&B, &request)?.took(Path::HairpinIn);
+        let request = Frame::udp((C.address, 4000), (HOST, 53)).sent_by(&C);
+        host.container_sends(&C, &request)?.took(Path::HairpinIn);
         host.add_container(&SUCCESSOR)?;
         host.publish(UDP, None, 53, (&SUCCESSOR, 53))?;
         let expected = request.clone().destination((A.address, 53)).routed_to(&SUCCESSOR).hop();
-        host.container_sends(&B, &request)?.redirected(Path::HairpinIn, &expected);
+        host.container_sends(&C, &request)?.redirected(Path::HairpinIn, &expected);
         Ok(())
     })
 }
