@@ -6,7 +6,11 @@ use dataplane_common::{
     packet::{protocol, tcp_flags},
 };
 
-use crate::{helpers, maps, masquerade, packet::Parsed, verdict::Outcome};
+use crate::{
+    helpers, maps, masquerade,
+    parse::{Fragment, Parsed},
+    verdict::Outcome,
+};
 
 /// Writing the time of each packet would make both ends' CPUs fight for the cache line.
 const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
@@ -28,6 +32,25 @@ pub fn find_outside<'a>(parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
     let flow = find(&index.inside, parsed, Direction::FromOutside)?;
     // The container's end may have been opened anew under another outside tuple.
     if flow.outside != parsed.tuple {
+        return None;
+    }
+    Some((&index.inside, flow))
+}
+
+/// The record of an inside tuple, whoever asks: no packet of the flow.
+#[inline(always)]
+pub fn peek_inside<'a>(inside: &Tuple) -> Option<&'a Flow> {
+    let record = maps::flow(inside).or_else(|| maps::unconfirmed_flow(inside))?;
+    // SAFETY: as in `find`.
+    Some(unsafe { &*record })
+}
+
+/// The inside tuple and record of an outside tuple.
+#[inline(always)]
+pub fn peek_outside<'a>(outside: &Tuple) -> Option<(&'a Tuple, &'a Flow)> {
+    let index = maps::index(outside)?;
+    let flow = peek_inside(&index.inside)?;
+    if flow.outside != *outside {
         return None;
     }
     Some((&index.inside, flow))
@@ -71,11 +94,15 @@ fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
 /// (`nf_conntrack_tcp_loose`), and the far end's RST ends what is really dead.
 #[inline(always)]
 pub fn may_open(parsed: &Parsed) -> Outcome<()> {
-    if parsed.is_fragment {
-        return Err(DropReason::Fragment);
+    if parsed.is_icmp_error {
+        return Err(DropReason::UnrelatedIcmp);
     }
     if !parsed.has_ports {
         return Err(DropReason::UnsupportedProtocol);
+    }
+    if parsed.fragment() == Fragment::Later {
+        // Its first fragment was refused, or the flow has ended since.
+        return Err(DropReason::Fragment);
     }
     if parsed.tuple.protocol == protocol::TCP && parsed.tcp_flags & tcp_flags::RST != 0 {
         return Err(DropReason::NoFlow);
@@ -101,9 +128,7 @@ pub fn distinguish(inside: &mut Tuple, flow: &Flow) -> Outcome<()> {
 /// Whether another flow that still runs has this tuple.
 #[inline(always)]
 fn is_taken(inside: &Tuple, flow: &Flow) -> bool {
-    let Some(record) = maps::flow(inside).or_else(|| maps::unconfirmed_flow(inside)) else { return false };
-    // SAFETY: a map value.
-    let other = unsafe { &*record };
+    let Some(other) = peek_inside(inside) else { return false };
     other.epoch == flow.epoch && other.outside != flow.outside && !State(other.state).closed()
 }
 

@@ -8,6 +8,14 @@ use aya_ebpf::{
 };
 use dataplane_common::abi::Tuple;
 
+/// `BPF_F_PSEUDO_HDR`: the difference is in addresses, which a partial checksum covers already.
+pub const PSEUDO_HEADER: u64 = 1 << 4;
+/// `BPF_F_MARK_MANGLED_0`: an absent UDP checksum stays absent.
+pub const UDP: u64 = 1 << 5;
+/// `BPF_F_IPV6`: no IP header checksum makes up for new addresses (kernel commit ead7f9b8de65, 6.16).
+pub const IPV6: u64 = 1 << 7;
+/// `BPF_F_INGRESS`.
+pub const REDIRECT_INGRESS: u64 = 1;
 /// `PACKET_HOST` of linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
 /// `BPF_ADJ_ROOM_MAC`: room is made or taken after the Ethernet header (not in the bindings).
@@ -38,6 +46,20 @@ pub fn to_host(skb: *mut __sk_buff) {
 pub fn redirect_peer(ifindex: u32) -> i32 {
     // SAFETY: no pointers.
     unsafe { generated::bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Out through a device as the packet is, or in through it with [`REDIRECT_INGRESS`].
+#[inline(always)]
+pub fn redirect(ifindex: u32, flags: u64) -> i32 {
+    // SAFETY: no pointers.
+    unsafe { generated::bpf_redirect(ifindex, flags) as i32 }
+}
+
+/// Cuts a packet, or makes it longer.
+#[inline(always)]
+pub fn set_length(skb: *mut __sk_buff, length: u32) -> bool {
+    // SAFETY: skb is the program's context.
+    unsafe { generated::bpf_skb_change_tail(skb, length, 0) == 0 }
 }
 
 /// Out through a device; the kernel finds route and neighbour and writes the Ethernet header.
@@ -72,7 +94,10 @@ pub fn adjust_room(skb: *mut __sk_buff, bytes: i32, flags: u64) -> bool {
 #[inline(always)]
 pub fn update_checksum(skb: *mut __sk_buff, offset: u32, difference: u32, flags: u64) -> bool {
     // SAFETY: skb is the program's context; size 0 makes the kernel take the last value as a difference.
-    unsafe { generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), flags) == 0 }
+    let replace =
+        |flags| unsafe { generated::bpf_l4_csum_replace(skb, offset, 0, u64::from(difference), flags) == 0 };
+    // Kernels that do not know the flag for IPv6 refuse it, and do without.
+    replace(flags) || flags & IPV6 != 0 && replace(flags & !IPV6)
 }
 
 /// Whether a socket of this network namespace has this TCP connection, seen from its end as `local`.
@@ -82,6 +107,9 @@ pub fn has_connection(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
     const LISTENING: u32 = 10;
     /// `BPF_F_CURRENT_NETNS`.
     const OWN_NAMESPACE: u64 = u64::MAX;
+    if !tuple.local.is_v4() {
+        return false;
+    }
     // The kernel takes the tuple from the packet's point of view: its source is the other end.
     let mut connection: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 =
         bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {

@@ -6,11 +6,12 @@
 //! | `to_container` | tc egress of a network's bridge: what the host's stack sends to containers |
 //! | `from_uplink` | tc ingress of an uplink: what the world sends |
 //! | `to_uplink` | tc egress of an uplink: safety net |
+//! | `from_waiting_room` | tc ingress of the waiting room: fragments that came too early |
 //! | `connect4` … `bind6` | cgroup: sockets of the host itself |
 //! | `expire_flows` | run by the controller once a second |
 #![no_std]
 #![no_main]
-#![feature(core_intrinsics)]
+#![feature(asm_experimental_arch, core_intrinsics)]
 #![expect(internal_features, reason = "atomics, see the module")]
 #![expect(missing_docs, reason = "the hooks are documented in the table above, jobs in their modules")]
 
@@ -18,14 +19,18 @@ mod atomic;
 mod bridge;
 mod expire;
 mod flows;
+mod fragments;
 mod helpers;
 mod hooks;
+mod icmp_error;
 mod maps;
 mod masquerade;
 mod overlay;
 mod packet;
+mod parse;
 mod portmap;
 mod redirect;
+mod refuse;
 mod translate;
 mod verdict;
 
@@ -34,37 +39,41 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext},
 };
 
-use crate::{
-    packet::Packet,
-    verdict::{Outcome, Verdict},
-};
-
-/// Runs a hook. What a packet counts as is read first: a hook may change its size.
-#[inline(always)]
-fn judge(ctx: &TcContext, hook: impl FnOnce(&Packet) -> Outcome<Verdict>) -> i32 {
-    let packet = Packet::new(ctx);
-    let size = packet.size();
-    Verdict::from(hook(&packet)).finish(size)
-}
+use crate::{packet::Packet, verdict::Verdict};
 
 #[classifier]
 pub fn from_container(ctx: TcContext) -> i32 {
-    judge(&ctx, hooks::from_container::run)
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    Verdict::from(hooks::from_container::run(&packet)).finish(size)
 }
 
 #[classifier]
 pub fn to_container(ctx: TcContext) -> i32 {
-    judge(&ctx, hooks::to_container::run)
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    Verdict::from(hooks::to_container::run(&packet)).finish(size)
 }
 
 #[classifier]
 pub fn from_uplink(ctx: TcContext) -> i32 {
-    judge(&ctx, hooks::from_uplink::run)
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    Verdict::from(hooks::from_uplink::run(&packet)).finish(size)
 }
 
 #[classifier]
 pub fn to_uplink(ctx: TcContext) -> i32 {
-    judge(&ctx, hooks::to_uplink::run)
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    Verdict::from(hooks::to_uplink::run(&packet)).finish(size)
+}
+
+#[classifier]
+pub fn from_waiting_room(ctx: TcContext) -> i32 {
+    let packet = Packet::new(&ctx);
+    let size = packet.size();
+    Verdict::from(hooks::from_waiting_room::run(&packet)).finish(size)
 }
 
 #[classifier]

@@ -10,12 +10,14 @@ use aya_ebpf::{
 };
 use dataplane_common::{
     abi::{
-        Address, COUNTER_CELLS, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, HostSocketKey,
-        HostSocketValue, Index, Mapping, MappingKey, Path, Peer, PortSet, Publication, PublicationKey,
-        Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
+        Address, COUNTER_CELLS, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, FragmentKey,
+        Fragments, HostSocketKey, HostSocketValue, IcmpBudget, Index, Mapping, MappingKey, Path, Peer,
+        PortSet, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
     },
     packet::protocol,
 };
+
+use crate::{icmp_error::Quoted, parse::Parsed};
 
 /// Memory for a record that is taken when it is used: a quiet host pays for its containers, not for the maximum.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -48,6 +50,10 @@ static PORTS: HashMap<Tuple, Index, 524288, ON_DEMAND> = HashMap::new();
 static MAPPINGS: HashMap<MappingKey, Mapping, 262144, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "host_sockets")]
 static HOST_SOCKETS: LruHashMap<HostSocketKey, HostSocketValue, 16384> = LruHashMap::new();
+#[btf_map(name = "fragments")]
+static FRAGMENTS: LruHashMap<FragmentKey, Fragments, 8192> = LruHashMap::new();
+#[btf_map(name = "icmp_budget")]
+static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
 #[btf_map(name = "settings")]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map(name = "counters")]
@@ -73,6 +79,12 @@ pub struct Scratch {
     pub mapping_key: MappingKey,
     /// The mapping being made.
     pub mapping: Mapping,
+    /// MTU in bytes that a packet did not fit.
+    pub mtu: u16,
+    /// The packet.
+    pub parsed: Parsed,
+    /// The packet that it quotes.
+    pub quoted: Quoted,
 }
 
 #[inline(always)]
@@ -237,6 +249,23 @@ pub fn host_socket<'a>(key: &HostSocketKey) -> Option<&'a HostSocketValue> {
 #[inline(always)]
 pub fn add_host_socket(key: &HostSocketKey, value: &HostSocketValue) {
     let _ = HOST_SOCKETS.insert(key, value, u64::from(BPF_ANY));
+}
+
+#[inline(always)]
+pub fn fragments<'a>(key: &FragmentKey) -> Option<&'a Fragments> {
+    // SAFETY: a first fragment that comes again may replace the value meanwhile; any mixture leads nowhere or there.
+    unsafe { FRAGMENTS.get(key) }
+}
+
+#[inline(always)]
+pub fn add_fragments(key: &FragmentKey, value: &Fragments) {
+    let _ = FRAGMENTS.insert(key, value, u64::from(BPF_ANY));
+}
+
+#[inline(always)]
+pub fn icmp_budget<'a>() -> Option<&'a mut IcmpBudget> {
+    // SAFETY: the slot is this CPU's, and no other program runs on it meanwhile.
+    ICMP_BUDGET.get_ptr_mut(0).map(|budget| unsafe { &mut *budget })
 }
 
 #[inline(always)]

@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use dataplane_common::{
     abi::{
-        Device, DeviceRole, DropReason, Flow, FlowKind, Index, Mapping, MappingKey, Path, PortSet, Settings,
-        Tuple, flags,
+        Address, Device, DeviceRole, DropReason, Flow, FlowKind, Index, Mapping, MappingKey, Path, PortSet,
+        Settings, Tuple, flags,
     },
     flow::{Direction, State},
     packet::protocol,
@@ -13,12 +13,14 @@ use dataplane_common::{
 use crate::{
     atomic, flows, helpers,
     maps::{self, Scratch},
-    packet::{Packet, Parsed, Side},
+    packet::Packet,
+    parse::{NETWORK, Parsed},
     redirect, translate,
     verdict::{Outcome, Verdict},
 };
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 /// `BPF_FIB_LOOKUP_SKIP_NEIGH`: only the route is asked for; redirecting resolves the neighbour.
 const SKIP_NEIGHBOUR: u32 = 1 << 2;
 /// Ports tried before an allocation fails. Cilium measured that more than 25 never help.
@@ -30,9 +32,27 @@ pub fn leave(packet: &Packet, parsed: &Parsed, device: &Device, flow: &Flow) -> 
     if device.flags & flags::FORWARDING == 0 {
         return Err(DropReason::ForwardingDisabled);
     }
-    translate::rewrite(packet, parsed, Side::Source, &flow.outside)?;
+    fits(packet, parsed, device, flow.uplink)?;
+    translate::rewrite(*packet, parsed, &flow.outside)?;
     let path = if flow.kind == FlowKind::PORTMAP { Path::PortmapOut } else { Path::MasqueradeOut };
     redirect::to_uplink(flow.uplink, path)
+}
+
+/// Whether the packet, or each segment of it, fits the uplink. The container's own MTU nearly always sees to that.
+#[inline(always)]
+fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outcome<()> {
+    let bytes = packet.length() as usize - NETWORK;
+    if bytes <= device.uplink_mtu as usize {
+        return Ok(());
+    }
+    let mtu = maps::device(uplink).map_or(0, |uplink| uplink.mtu as usize);
+    if mtu == 0 || packet.segment_length(parsed) - NETWORK <= mtu {
+        return Ok(());
+    }
+    if let Some(scratch) = maps::scratch() {
+        scratch.mtu = mtu as u16;
+    }
+    Err(DropReason::TooBig)
 }
 
 /// The first packet of a flow to the world.
@@ -44,16 +64,16 @@ pub fn open(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdic
     flows::may_open(parsed)?;
     let uplink_index = route(packet, parsed)?;
     let uplink = maps::device(uplink_index)
-        .filter(|uplink| uplink.role == DeviceRole::UPLINK && uplink.address.v4_network_order() != 0);
+        .filter(|uplink| uplink.role == DeviceRole::UPLINK && has_address(uplink, parsed.is_v6));
     let uplink = uplink.ok_or(DropReason::NoRoute)?;
     let settings = maps::settings().ok_or(DropReason::UnknownDevice)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
 
     let inside = &parsed.tuple;
     let now = helpers::now_ns();
-    let port = external_port(scratch, inside, uplink, settings, now)?;
+    let port = external_port(scratch, inside, uplink.address_of(parsed.is_v6), settings, now)?;
     scratch.flow = Flow {
-        outside: Tuple { local: uplink.address, local_port: port, ..*inside },
+        outside: Tuple { local: *uplink.address_of(parsed.is_v6), local_port: port, ..*inside },
         last_seen_ns: now,
         created_ns: now,
         epoch: device.epoch,
@@ -77,20 +97,31 @@ pub fn open(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdic
     leave(packet, parsed, device, &scratch.flow)
 }
 
+#[inline(always)]
+fn has_address(uplink: &Device, is_v6: bool) -> bool {
+    if is_v6 { !uplink.address_v6.is_unspecified() } else { uplink.address.v4_network_order() != 0 }
+}
+
 /// Where a packet to the world leaves, by the host's routing table and rules.
 #[inline(always)]
 fn route(packet: &Packet, parsed: &Parsed) -> Outcome<u32> {
     // SAFETY: all-zero is a valid value of this struct of integers.
     let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-    lookup.family = AF_INET;
     lookup.l4_protocol = parsed.tuple.protocol;
     lookup.ifindex = packet.device();
-    lookup.__bindgen_anon_3.ipv4_src = parsed.tuple.local.v4_network_order();
-    lookup.__bindgen_anon_4.ipv4_dst = parsed.tuple.remote.v4_network_order();
+    if parsed.is_v6 {
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_3.ipv6_src = parsed.tuple.local.words();
+        lookup.__bindgen_anon_4.ipv6_dst = parsed.tuple.remote.words();
+    } else {
+        lookup.family = AF_INET;
+        lookup.__bindgen_anon_3.ipv4_src = parsed.tuple.local.v4_network_order();
+        lookup.__bindgen_anon_4.ipv4_dst = parsed.tuple.remote.v4_network_order();
+    }
     match helpers::fib_lookup(packet.skb, &mut lookup, SKIP_NEIGHBOUR) {
-        0 => Ok(lookup.ifindex),
+        // Whether it fits is `fits`' question.
+        0 | FRAGMENTATION_NEEDED => Ok(lookup.ifindex),
         FORWARDING_DISABLED => Err(DropReason::ForwardingDisabled),
-        FRAGMENTATION_NEEDED => Err(DropReason::TooBig),
         _ => Err(DropReason::NoRoute),
     }
 }
@@ -105,13 +136,13 @@ const FRAGMENTATION_NEEDED: i64 = 8;
 fn external_port(
     scratch: &mut Scratch,
     inside: &Tuple,
-    uplink: &Device,
+    external: &Address,
     settings: &Settings,
     now: u64,
 ) -> Outcome<u16> {
     scratch.mapping_key = MappingKey {
         internal: inside.local,
-        external: uplink.address,
+        external: *external,
         port: inside.local_port,
         protocol: inside.protocol,
         reserved: 0,
@@ -119,7 +150,7 @@ fn external_port(
     if let Some(port) = use_mapping(&scratch.mapping_key, now) {
         return Ok(port);
     }
-    let port = claim_port(scratch, inside, uplink, settings)?;
+    let port = claim_port(scratch, inside, external, settings)?;
     scratch.mapping = Mapping { last_used_ns: now, flows: 1, port, reserved: 0 };
     if maps::add_mapping(&scratch.mapping_key, &scratch.mapping).is_ok() {
         // Expiry may have met the claim before the mapping was there, and taken it for a left-over.
@@ -146,11 +177,16 @@ fn use_mapping(key: &MappingKey, now: u64) -> Option<u16> {
 
 /// Claims a port that nobody has: the container's own if it lies in the pool, else random ones.
 #[inline(always)]
-fn claim_port(scratch: &mut Scratch, inside: &Tuple, uplink: &Device, settings: &Settings) -> Outcome<u16> {
+fn claim_port(
+    scratch: &mut Scratch,
+    inside: &Tuple,
+    external: &Address,
+    settings: &Settings,
+) -> Outcome<u16> {
     scratch.claimant = Index { inside: inside.claim() };
-    scratch.claim = Tuple { local: uplink.address, ..inside.claim() };
+    scratch.claim = Tuple { local: *external, ..inside.claim() };
     // An ICMP identifier is no port: nobody else on this host uses the number space.
-    let (first, last) = if inside.protocol == protocol::ICMP {
+    let (first, last) = if matches!(inside.protocol, protocol::ICMP | protocol::ICMPV6) {
         (0, u16::MAX)
     } else {
         (settings.first_port, settings.last_port)

@@ -2,12 +2,16 @@
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, MacAddress, Path, Remote, flags},
-    packet::{Be16, Be32, ChecksumDelta, Ethernet, Ipv4, Ports, Udp, VXLAN_OVERHEAD, Vxlan, protocol},
+    packet::{
+        Be16, Be32, ChecksumDelta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Ports, Udp,
+        VXLAN_OVERHEAD, Vxlan, protocol,
+    },
 };
 
 use crate::{
     helpers, maps,
-    packet::{Packet, Parsed, is_ipv4},
+    packet::Packet,
+    parse::{Fragment, Parsed},
     redirect,
     verdict::{Outcome, Verdict},
 };
@@ -30,13 +34,27 @@ const CONGESTION_EXPERIENCED: u8 = 3;
 
 /// Sends a container's frame to the host of the container it is for.
 #[inline(always)]
-pub fn encapsulate(packet: &Packet, device: &Device, remote: &Remote) -> Outcome<Verdict> {
+pub fn encapsulate(packet: &Packet, parsed: &Parsed, device: &Device, remote: &Remote) -> Outcome<Verdict> {
     let peer = maps::peer(remote.peer).ok_or(DropReason::UnknownPeer)?;
     if packet.length() as usize > LONGEST {
         return Err(DropReason::TooBig);
     }
+    if peer.mtu != 0
+        && packet.segment_length(parsed) + (VXLAN_OVERHEAD - Ethernet::LENGTH) > peer.mtu as usize
+    {
+        // A tunnel endpoint does not fragment (RFC 7348 section 4.3): the container has to send less.
+        if let Some(scratch) = maps::scratch() {
+            scratch.mtu = peer.mtu.wrapping_sub(VXLAN_OVERHEAD as u16);
+        }
+        return Err(DropReason::TooBig);
+    }
     let source = packet.read::<Ethernet>(0)?.source;
-    let type_of_service = packet.read::<Ipv4>(Ethernet::LENGTH)?.type_of_service;
+    let (ether_type, type_of_service) = if parsed.is_v6 {
+        let ip = packet.read::<Ipv6>(Ethernet::LENGTH)?;
+        (ETHERTYPE_IPV6, (ip.version_class_flow.get() >> 20) as u8)
+    } else {
+        (ETHERTYPE_IPV4, packet.read::<Ipv4>(Ethernet::LENGTH)?.type_of_service)
+    };
     // The inner flow's hash spreads flows over the queues and links in between (RFC 7348 section 5).
     let source_port = 0xc000 | (helpers::flow_hash(packet.skb) >> 16) as u16 & 0x3fff;
     if !helpers::adjust_room(packet.skb, VXLAN_OVERHEAD as i32, ENCAPSULATE) {
@@ -76,7 +94,7 @@ pub fn encapsulate(packet: &Packet, device: &Device, remote: &Remote) -> Outcome
     let inner = packet.write::<Ethernet>(INNER_AT)?;
     inner.destination = remote.mac;
     inner.source = source;
-    inner.ether_type = Be16::new(dataplane_common::packet::ETHERTYPE_IPV4);
+    inner.ether_type = Be16::new(ether_type);
 
     redirect::to_uplink(peer.ifindex, Path::Encapsulate)
 }
@@ -85,7 +103,7 @@ pub fn encapsulate(packet: &Packet, device: &Device, remote: &Remote) -> Outcome
 /// containers), or another's (foreign VNI).
 #[inline(always)]
 pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
-    if parsed.transport != Ethernet::LENGTH + Ipv4::LENGTH || parsed.is_fragment {
+    if parsed.transport() != Ethernet::LENGTH + Ipv4::LENGTH || parsed.fragment() != Fragment::Whole {
         // A tunnel endpoint sends neither options nor fragments (RFC 7348 section 4.3); passed on, the stack would
         // reassemble them for the vxlan device, which does not know the peers.
         return Err(DropReason::BadEncapsulation);
@@ -104,13 +122,26 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
         };
     };
     let inner = packet.read::<Ethernet>(INNER_AT).map_err(|_| DropReason::BadEncapsulation)?;
-    if !is_ipv4(inner) {
-        return Ok(Verdict::Pass(Path::SlowPath));
-    }
+    let ether_type = inner.ether_type.get();
     let (destination, source): (MacAddress, MacAddress) = (inner.destination, inner.source);
-    let inner_ip =
-        packet.read::<Ipv4>(INNER_AT + Ethernet::LENGTH).map_err(|_| DropReason::BadEncapsulation)?;
-    let inner_length = inner_ip.total_length.get() as usize;
+    let (address, inner_protocol, inner_length) = match ether_type {
+        ETHERTYPE_IPV4 => {
+            let ip =
+                packet.read::<Ipv4>(INNER_AT + Ethernet::LENGTH).map_err(|_| DropReason::BadEncapsulation)?;
+            let address = Address::from_v4_network_order(ip.destination.raw());
+            (address, ip.protocol, ip.total_length.get() as usize)
+        }
+        ETHERTYPE_IPV6 => {
+            packet.linearise(INNER_AT + Ethernet::LENGTH + Ipv6::LENGTH);
+            let ip =
+                packet.read::<Ipv6>(INNER_AT + Ethernet::LENGTH).map_err(|_| DropReason::BadEncapsulation)?;
+            if ip.destination.is_multicast_v6() || ip.destination.is_link_local() {
+                return Ok(Verdict::Pass(Path::SlowPath));
+            }
+            (ip.destination, ip.next_header, ip.payload_length.get() as usize + Ipv6::LENGTH)
+        }
+        _ => return Ok(Verdict::Pass(Path::SlowPath)),
+    };
     // The inner packet must lie within the outer datagram, and both within what was received.
     if udp_length as usize + Ethernet::LENGTH + Ipv4::LENGTH > packet.length() as usize
         || inner_length + Udp::LENGTH + Vxlan::LENGTH + Ethernet::LENGTH > udp_length as usize
@@ -123,12 +154,11 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
         // The mark belongs on the inner packet, or drops it (RFC 6040 section 4.2): the vxlan device does either.
         return Ok(Verdict::Pass(Path::SlowPath));
     }
-    if packet.is_gso() && inner_ip.protocol == protocol::UDP {
+    if packet.is_gso() && inner_protocol == protocol::UDP {
         // `bpf_skb_adjust_room` leaves the tunnel mark in the packet's GSO type. TCP does not look at it, but a UDP
         // receiver cuts the packet into datagrams and fails; the vxlan device takes the mark off and keeps the GSO.
         return Ok(Verdict::Pass(Path::SlowPath));
     }
-    let address = Address::from_v4_network_order(inner_ip.destination.raw());
     let endpoint = match maps::endpoint(network, &address) {
         Some(endpoint) if endpoint.mac == destination => endpoint,
         _ => return Ok(Verdict::Pass(Path::SlowPath)),

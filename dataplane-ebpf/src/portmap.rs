@@ -8,7 +8,8 @@ use dataplane_common::{
 
 use crate::{
     flows, helpers, maps,
-    packet::{Packet, Parsed, Side},
+    packet::Packet,
+    parse::Parsed,
     redirect, translate,
     verdict::{Outcome, Verdict},
 };
@@ -74,7 +75,7 @@ fn deliver(
     endpoint: &Endpoint,
     path: Path,
 ) -> Outcome<Verdict> {
-    translate::rewrite(packet, parsed, Side::Destination, inside)?;
+    translate::rewrite(*packet, parsed, inside)?;
     redirect::to_container(packet, endpoint, endpoint.gateway_mac, path)
 }
 
@@ -127,7 +128,7 @@ pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publ
             if device.network == publication.network {
                 if device.address == publication.address {
                     // To itself: a packet from its own address would be refused by its stack, so it sees its gateway.
-                    scratch.index.inside.remote = device.gateway;
+                    scratch.index.inside.remote = *device.gateway_of(parsed.is_v6);
                 }
                 // What neighbours say to one another directly is no flow, so it must not look like this one.
                 scratch.index.inside.remote_port = flows::other_port();
@@ -146,7 +147,7 @@ pub fn answer_hairpin(packet: &Packet, parsed: &Parsed, flow: &Flow) -> Outcome<
     let client = maps::endpoint(flow.remote_network, &flow.outside.remote)
         .filter(|client| client.epoch == flow.remote_epoch)
         .ok_or(DropReason::StaleFlow)?;
-    translate::rewrite(packet, parsed, Side::Source, &flow.outside)?;
+    translate::rewrite(*packet, parsed, &flow.outside)?;
     redirect::to_container(packet, client, client.gateway_mac, Path::HairpinOut)
 }
 

@@ -13,6 +13,10 @@ pub enum Verdict {
     Ignore,
     /// A redirect helper has been called and has answered this.
     Redirect(Path, i32),
+    /// The same, of no interest to weft's counters.
+    Silent(i32),
+    /// Dropped, for a named reason, and its sender is told: the answer has been made of it and redirected.
+    Refuse(DropReason, i32),
     /// Dropped, for a named reason.
     Drop(DropReason),
 }
@@ -29,6 +33,11 @@ impl Verdict {
             }
             Self::Redirect(path, action) => {
                 maps::count(path, size);
+                action
+            }
+            Self::Silent(action) => action,
+            Self::Refuse(reason, action) => {
+                maps::count_drop(reason, size);
                 action
             }
             Self::Drop(reason) => {

@@ -73,6 +73,41 @@ impl Address {
         a | b == 0 && c == V4_MAPPED
     }
 
+    /// The link-local IPv6 address that a device makes of its MAC address (RFC 4291 appendix A).
+    #[inline(always)]
+    pub const fn link_local(mac: &MacAddress) -> Self {
+        let [a, b, c, d, e, f] = mac.octets;
+        Self { octets: [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f] }
+    }
+
+    /// Whether this is an IPv6 link-local address, fe80::/10.
+    #[inline(always)]
+    pub const fn is_link_local(&self) -> bool {
+        self.octets[0] == 0xfe && self.octets[1] & 0xc0 == 0x80
+    }
+
+    /// Whether this is an IPv6 multicast address, ff00::/8.
+    #[inline(always)]
+    pub const fn is_multicast_v6(&self) -> bool {
+        self.octets[0] == 0xff
+    }
+
+    /// Whether another address has the same first bits.
+    #[inline(always)]
+    pub const fn shares_prefix(&self, other: &Self, prefix_length: u32) -> bool {
+        let (ours, theirs) = (self.words(), other.words());
+        let (mut index, mut rest, mut difference) = (0, prefix_length, 0);
+        while index < 4 {
+            let bits = if rest > 32 { 32 } else { rest };
+            rest -= bits;
+            // In 64 bits, since a shift by 32 is none.
+            let mask = !(u32::MAX as u64 >> bits) as u32;
+            difference |= u32::from_be(ours[index] ^ theirs[index]) & mask;
+            index += 1;
+        }
+        difference == 0
+    }
+
     /// Whether this is `::`.
     #[inline(always)]
     pub const fn is_unspecified(&self) -> bool {
@@ -122,6 +157,21 @@ mod tests {
             let address: IpAddr = text.parse().expect("literal");
             assert_eq!(IpAddr::from(Address::from(address)), address);
         }
+    }
+
+    #[test]
+    fn prefixes_and_kinds() {
+        let address = |text: &str| Address::from(text.parse::<IpAddr>().expect("literal"));
+        let (one, other) = (address("fd00:1:2:3::1"), address("fd00:1:2:3:8000::1"));
+        assert!(
+            one.shares_prefix(&other, 0) && one.shares_prefix(&other, 64) && !one.shares_prefix(&other, 65)
+        );
+        assert!(one.shares_prefix(&one, 128) && !one.shares_prefix(&address("fd00:1:2:3::"), 128));
+        assert!(address("10.0.0.1").shares_prefix(&address("10.0.0.2"), 96 + 30));
+        let mac = MacAddress { octets: [0x02, 0x42, 10, 10, 0, 99] };
+        assert_eq!(Address::link_local(&mac), address("fe80::42:aff:fe0a:63"));
+        assert!(address("febf::1").is_link_local() && !address("fec0::1").is_link_local());
+        assert!(address("ff02::1").is_multicast_v6() && !one.is_multicast_v6());
     }
 
     #[test]

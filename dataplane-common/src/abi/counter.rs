@@ -66,6 +66,10 @@ indexed! {
         NotOurs = "not_ours",
         /// A socket of this host connected or sent to a published port and was led to the container.
         HostSocket = "host_socket",
+        /// A fragment that came before the first of its datagram waits for it.
+        FragmentWaits = "fragment_waits",
+        /// An ICMP error about a packet of a flow, translated like the packet.
+        IcmpError = "icmp_error",
     }
 }
 
@@ -118,6 +122,12 @@ indexed! {
         HelperFailed = "helper_failed",
         /// The published port's container has no interface.
         NoEndpoint = "no_endpoint",
+        /// The container has not spoken to this remote end, and its network's filtering is strict (RFC 4787 REQ-8).
+        Filtered = "filtered",
+        /// The ports of an SCTP packet would have to change, which its CRC32c does not allow.
+        SctpPort = "sctp_port",
+        /// An ICMP error that quotes nothing of weft's, or not enough of it.
+        UnrelatedIcmp = "unrelated_icmp",
     }
 }
 

@@ -19,6 +19,11 @@ pub mod flags {
     pub const OVERLAY: u32 = 1 << 5;
     /// This container's default route is in this network, so its publications lead here.
     pub const GATEWAY: u32 = 1 << 6;
+    /// Masqueraded containers hear whoever sends to their external port (RFC 4787 REQ-8, endpoint-independent
+    /// filtering). Else only those they have sent to.
+    pub const FILTER_ENDPOINT_INDEPENDENT: u32 = 1 << 7;
+    /// They hear every port of an address they have sent to (address-dependent filtering).
+    pub const FILTER_ADDRESS_DEPENDENT: u32 = 1 << 8;
 }
 
 /// Values of [`Device::role`].
@@ -37,7 +42,7 @@ impl DeviceRole {
 
 pod! {
     /// Map `devices`, key: ifindex (u32). One lookup gives a hook all it needs to know of the device it runs on.
-    pub struct Device [72] {
+    pub struct Device [108] {
         /// A [`DeviceRole`].
         pub role: u32,
         /// Bits of [`flags`].
@@ -50,8 +55,14 @@ pod! {
         pub address: Address,
         /// Bridge address of the container's network, the source that a container sees when it reaches itself.
         pub gateway: Address,
+        /// As `address`, for IPv6; `::` where there is none.
+        pub address_v6: Address,
+        /// As `gateway`, for IPv6.
+        pub gateway_v6: Address,
         /// Container: prefix length of the network's IPv4 subnet. Else 0.
         pub prefix_length: u32,
+        /// Container: prefix length of the network's IPv6 subnet. Else 0.
+        pub prefix_length_v6: u32,
         /// MTU in bytes of the device.
         pub mtu: u32,
         /// Container: its MAC address, the only source it may use.
@@ -60,8 +71,8 @@ pod! {
         pub vxlan_port: u16,
         /// VXLAN network identifier of an overlay network, else 0.
         pub vni: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// Container: the smallest MTU in bytes of all uplinks; a longer packet needs a look at the one it leaves by.
+        pub uplink_mtu: u32,
     }
 
     /// Key of map `endpoints` and `remotes`.
@@ -107,8 +118,8 @@ pod! {
         pub ifindex: u32,
         /// UDP destination port.
         pub port: u16,
-        /// Zero.
-        pub reserved: u16,
+        /// Longest outer packet in bytes on the way there.
+        pub mtu: u16,
     }
 
     /// Key of map `vxlan`: which peers may send into which network.
@@ -131,5 +142,19 @@ pod! {
         pub network: u32,
         /// Bits of [`flags`].
         pub flags: u32,
+    }
+}
+
+impl Device {
+    /// The address of one family; `::` where there is none.
+    #[inline(always)]
+    pub const fn address_of(&self, is_v6: bool) -> &Address {
+        if is_v6 { &self.address_v6 } else { &self.address }
+    }
+
+    /// The gateway of one family.
+    #[inline(always)]
+    pub const fn gateway_of(&self, is_v6: bool) -> &Address {
+        if is_v6 { &self.gateway_v6 } else { &self.gateway }
     }
 }

@@ -96,6 +96,41 @@ pod! {
         pub reserved: u16,
     }
 
+    /// Key of map `fragments`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5).
+    pub struct FragmentKey [40] {
+        /// Source address.
+        pub source: Address,
+        /// Destination address.
+        pub destination: Address,
+        /// Identification.
+        pub identification: u32,
+        /// IANA protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub reserved: [u8; 3],
+    }
+
+    /// Value of map `fragments`: what the first fragment said and the later ones do not.
+    pub struct Fragments [16] {
+        /// When the first fragment was seen.
+        pub seen_ns: u64,
+        /// The tuple's local port.
+        pub local_port: u16,
+        /// The tuple's remote port.
+        pub remote_port: u16,
+        /// The identification that the datagram leaves with where the source is translated: two containers may use one
+        /// and the same (RFC 6864 section 5.3.1).
+        pub identification: u32,
+    }
+
+    /// Map `icmp_budget`: how many ICMP errors this CPU may still send (RFC 1812 section 4.3.2.8).
+    pub struct IcmpBudget [16] {
+        /// When tokens were last added.
+        pub filled_ns: u64,
+        /// Messages that may be sent now.
+        pub tokens: u64,
+    }
+
     /// Map `settings`, one entry. Read when a flow begins, not for each packet.
     pub struct Settings [64] {
         /// Cookie of the network namespace that weft runs in; hooks on cgroups act on its sockets only.
@@ -114,8 +149,10 @@ pod! {
         pub first_port: u16,
         /// Last external port that masquerade may use.
         pub last_port: u16,
+        /// Device that gives a fragment back a little later, one that came before the first of its datagram; 0: none.
+        pub waiting_room: u32,
         /// Zero.
-        pub reserved: [u8; 12],
+        pub reserved: [u8; 8],
     }
 }
 

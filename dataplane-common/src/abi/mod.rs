@@ -17,7 +17,9 @@ pub use counter::{COUNTER_CELLS, Counter, DropReason, Path};
 pub use device::{
     Device, DeviceRole, Endpoint, EndpointKey, Peer, Remote, Subnet, SubnetKey, VxlanKey, flags,
 };
-pub use flow::{Flow, FlowKind, Index, Mapping, MappingKey, Settings, Tuple};
+pub use flow::{
+    Flow, FlowKind, FragmentKey, Fragments, IcmpBudget, Index, Mapping, MappingKey, Settings, Tuple,
+};
 pub use names::{ABI_VERSION, map, program};
 pub use published::{HostSocketKey, HostSocketValue, PortSet, Publication, PublicationKey};
 

@@ -33,6 +33,10 @@ pub mod map {
     pub const MAPPINGS: &str = "mappings";
     /// [`super::super::HostSocketKey`] -> [`super::super::HostSocketValue`].
     pub const HOST_SOCKETS: &str = "host_sockets";
+    /// [`super::super::FragmentKey`] -> [`super::super::Fragments`], least recently used go first.
+    pub const FRAGMENTS: &str = "fragments";
+    /// 0 -> per-CPU [`super::super::IcmpBudget`].
+    pub const ICMP_BUDGET: &str = "icmp_budget";
     /// 0 -> [`super::super::Settings`].
     pub const SETTINGS: &str = "settings";
     /// [`super::super::Path`] -> per-CPU [`super::super::Counter`].
@@ -58,6 +62,7 @@ pub mod map {
         PORTS,
         MAPPINGS,
         HOST_SOCKETS,
+        FRAGMENTS,
         SETTINGS,
         COUNTERS,
         DROPS,
@@ -74,6 +79,8 @@ pub mod program {
     pub const FROM_UPLINK: &str = "from_uplink";
     /// tc egress of an uplink.
     pub const TO_UPLINK: &str = "to_uplink";
+    /// tc ingress of the waiting room: fragments go back to where they came from.
+    pub const FROM_WAITING_ROOM: &str = "from_waiting_room";
     /// Removes expired flow records; run by the controller through `BPF_PROG_TEST_RUN`.
     pub const EXPIRE_FLOWS: &str = "expire_flows";
 

@@ -68,8 +68,12 @@ impl State {
             return Self(heard);
         }
         let mut facts = self.0 | heard;
+        // Anybody who knows the ports can send a RST. What goes on after it was not reset (RFC 7857 section 2.2, RFC 6146
+        // section 3.5.2.2); an end that really is reset answers with a RST of its own.
         if flags & tcp_flags::RST != 0 {
             facts |= Self::RESET;
+        } else {
+            facts &= !Self::RESET;
         }
         if flags & tcp_flags::FIN != 0 {
             facts |= match direction {
@@ -107,7 +111,8 @@ mod tests {
         port_hold_ns: 120,
         first_port: 1,
         last_port: 2,
-        reserved: [0; 12],
+        waiting_room: 0,
+        reserved: [0; 8],
     };
 
     fn walk(steps: &[(Direction, u8)]) -> State {

@@ -25,6 +25,12 @@ impl ChecksumDelta {
         Self { sum: self.sum + (!old) as u64 + new as u64 }
     }
 
+    /// Both changes.
+    #[inline(always)]
+    pub const fn join(self, other: Self) -> Self {
+        Self { sum: self.sum + other.sum }
+    }
+
     /// As a 32-bit sum: what `bpf_l4_csum_replace` takes as a difference.
     #[inline(always)]
     pub const fn to_u32(self) -> u32 {

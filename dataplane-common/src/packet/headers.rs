@@ -3,7 +3,7 @@
 //! The structs have natural alignment although an IP header behind an Ethernet header is not aligned to four bytes:
 //! BPF on x86-64 loads unaligned words, and byte-wise access would cost four times the instructions.
 
-use crate::abi::MacAddress;
+use crate::abi::{Address, MacAddress};
 
 /// A 16-bit integer in network order.
 #[repr(transparent)]
@@ -76,6 +76,18 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
 }
 
 /// Bits of [`Tcp::flags`] (RFC 9293 section 3.1).
@@ -90,10 +102,63 @@ pub mod tcp_flags {
     pub const ACK: u8 = 16;
 }
 
-/// ICMP type of an echo reply (RFC 792).
-pub const ICMP_ECHO_REPLY: u8 = 0;
-/// ICMP type of an echo request (RFC 792).
-pub const ICMP_ECHO_REQUEST: u8 = 8;
+/// ICMP types and codes (RFC 792, RFC 1812 section 5.2.7.1).
+pub mod icmp {
+    /// Type of an echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Type: destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// Code of [`UNREACHABLE`]: fragmentation needed and DF set.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// Code of [`UNREACHABLE`]: communication administratively prohibited.
+    pub const PROHIBITED: u8 = 13;
+    /// Type of an echo request.
+    pub const ECHO_REQUEST: u8 = 8;
+    /// Type: time exceeded; code 0 in transit.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Type: parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+
+    /// Whether a message of this type quotes the packet that it is about.
+    #[inline(always)]
+    pub const fn is_error(kind: u8) -> bool {
+        matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
+    }
+}
+
+/// ICMPv6 types and codes (RFC 4443, RFC 4861).
+pub mod icmpv6 {
+    /// Type: destination unreachable.
+    pub const UNREACHABLE: u8 = 1;
+    /// Code of [`UNREACHABLE`]: communication administratively prohibited.
+    pub const PROHIBITED: u8 = 1;
+    /// Type: packet too big.
+    pub const PACKET_TOO_BIG: u8 = 2;
+    /// Type: time exceeded; code 0 in transit.
+    pub const TIME_EXCEEDED: u8 = 3;
+    /// Type: parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 4;
+    /// Type of an echo request.
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Type of an echo reply.
+    pub const ECHO_REPLY: u8 = 129;
+    /// Type of a router solicitation.
+    pub const ROUTER_SOLICITATION: u8 = 133;
+    /// Type of a router advertisement.
+    pub const ROUTER_ADVERTISEMENT: u8 = 134;
+    /// Type of a neighbour solicitation.
+    pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+    /// Type of a neighbour advertisement.
+    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// Type of a redirect.
+    pub const REDIRECT: u8 = 137;
+
+    /// Whether a message of this type quotes the packet that it is about.
+    #[inline(always)]
+    pub const fn is_error(kind: u8) -> bool {
+        matches!(kind, UNREACHABLE | PACKET_TOO_BIG | TIME_EXCEEDED | PARAMETER_PROBLEM)
+    }
+}
 
 /// What VXLAN over IPv4 adds to a frame, in bytes: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
 pub const VXLAN_OVERHEAD: usize = 50;
@@ -152,7 +217,44 @@ impl Ipv4 {
     pub const OFFSET_MASK: u16 = 0x1fff;
 }
 
-/// The first four bytes of TCP and UDP.
+/// IPv6 header (RFC 8200 section 3).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ipv6 {
+    /// Version (4 bits), traffic class (8), flow label (20).
+    pub version_class_flow: Be32,
+    /// Bytes behind this header.
+    pub payload_length: Be16,
+    /// Type of the next header.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source address.
+    pub source: Address,
+    /// Destination address.
+    pub destination: Address,
+}
+
+impl Ipv6 {
+    /// Length in bytes.
+    pub const LENGTH: usize = 40;
+}
+
+/// The beginning of an IPv6 extension header; of a fragment header all of it (RFC 8200 section 4.5).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ipv6Extension {
+    /// Type of the next header.
+    pub next_header: u8,
+    /// Length in 8-byte units behind the first; reserved in a fragment header.
+    pub length: u8,
+    /// Fragment header: offset in 8-byte units (13 bits), two reserved bits, "more fragments".
+    pub fragment: Be16,
+    /// Fragment header: identification.
+    pub identification: Be32,
+}
+
+/// The first four bytes of TCP, UDP and SCTP.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Ports {
@@ -260,6 +362,8 @@ pub struct Arp {
 
 const _: () = assert!(size_of::<Ethernet>() == Ethernet::LENGTH);
 const _: () = assert!(size_of::<Ipv4>() == Ipv4::LENGTH);
+const _: () = assert!(size_of::<Ipv6>() == Ipv6::LENGTH);
+const _: () = assert!(size_of::<Ipv6Extension>() == 8);
 const _: () = assert!(size_of::<Tcp>() == 20);
 const _: () = assert!(size_of::<Udp>() == Udp::LENGTH);
 const _: () = assert!(size_of::<Icmp>() == 8);

@@ -5,6 +5,6 @@ mod headers;
 
 pub use checksum::ChecksumDelta;
 pub use headers::{
-    Arp, Be16, Be32, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, ICMP_ECHO_REPLY,
-    ICMP_ECHO_REQUEST, Icmp, Ipv4, Ports, Tcp, Udp, VXLAN_OVERHEAD, Vxlan, protocol, tcp_flags,
+    Arp, Be16, Be32, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, Ipv4, Ipv6,
+    Ipv6Extension, Ports, Tcp, Udp, VXLAN_OVERHEAD, Vxlan, icmp, icmpv6, protocol, tcp_flags,
 };

@@ -1,14 +1,16 @@
 //! What a container sends.
 
 use dataplane_common::{
-    abi::{Device, DropReason, FlowKind, Path, flags},
-    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, Ethernet, protocol},
+    abi::{Address, Device, DropReason, FlowKind, Path, flags},
+    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, icmpv6, protocol},
 };
 
 use crate::{
-    bridge, flows, maps, masquerade, overlay,
-    packet::{Packet, Parsed, Side, parse_ipv4},
+    bridge, flows, fragments, icmp_error, maps, masquerade, overlay,
+    packet::Packet,
+    parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
+    refuse::refuse,
     verdict::{Outcome, Verdict},
 };
 
@@ -24,11 +26,36 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     if ethernet.source != device.mac {
         return Err(DropReason::SpoofedMac);
     }
-    match ethernet.ether_type.get() {
-        ETHERTYPE_IPV4 => ipv4(packet, device),
-        ETHERTYPE_ARP => arp(packet, device),
-        _ => Err(DropReason::UnsupportedProtocol),
+    let (parsed, scope) = match ethernet.ether_type.get() {
+        ETHERTYPE_IPV4 => {
+            let parsed = parse_ipv4(packet, Side::Source)?;
+            let scope = ipv4(parsed, device)?;
+            (parsed, scope)
+        }
+        ETHERTYPE_IPV6 if !device.address_v6.is_unspecified() => {
+            let parsed = parse_ipv6(packet, Side::Source)?;
+            let scope = ipv6(packet, parsed, device)?;
+            (parsed, scope)
+        }
+        ETHERTYPE_ARP => return arp(packet, device),
+        _ => return Err(DropReason::UnsupportedProtocol),
+    };
+    let is_v6 = parsed.is_v6;
+    match ip(packet, parsed, device, scope) {
+        Ok(verdict) => Ok(verdict),
+        Err(reason) => Ok(refuse(packet, reason, device.gateway_of(is_v6))),
     }
+}
+
+/// How far away a destination is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Broadcast, multicast, and what never leaves the link.
+    Link,
+    /// A member of the container's network.
+    Neighbour,
+    /// Anybody else, the host included.
+    Beyond,
 }
 
 /// ARP is the bridge's, but nobody speaks for another: the sender must be the container, or nobody (RFC 5227 probe).
@@ -47,8 +74,7 @@ fn arp(packet: &Packet, device: &Device) -> Outcome<Verdict> {
 }
 
 #[inline(always)]
-fn ipv4(packet: &Packet, device: &Device) -> Outcome<Verdict> {
-    let parsed = parse_ipv4(packet, Ethernet::LENGTH, Side::Source)?;
+fn ipv4(parsed: &Parsed, device: &Device) -> Outcome<Scope> {
     if parsed.tuple.local.v4_network_order() != device.address.v4_network_order() {
         return Err(DropReason::SpoofedAddress);
     }
@@ -58,28 +84,126 @@ fn ipv4(packet: &Packet, device: &Device) -> Outcome<Verdict> {
     let host_bits = u32::MAX >> (device.prefix_length & 31);
     if destination == u32::MAX || destination >> 28 == 0xe || destination == own | host_bits {
         return if device.flags & flags::INTER_CONTAINER != 0 {
-            Ok(Verdict::Pass(Path::SlowPath))
+            Ok(Scope::Link)
         } else {
             Err(DropReason::InterContainerDisabled)
         };
     }
     let same_network = (destination ^ own) & !host_bits == 0;
-    if same_network && destination != u32::from_be(device.gateway.v4_network_order()) {
-        return neighbour(packet, &parsed, device);
+    Ok(if same_network && destination != u32::from_be(device.gateway.v4_network_order()) {
+        Scope::Neighbour
+    } else {
+        Scope::Beyond
+    })
+}
+
+#[inline(always)]
+fn ipv6(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Scope> {
+    let (source, destination) = (&parsed.tuple.local, &parsed.tuple.remote);
+    let link_local = Address::link_local(&device.mac);
+    if parsed.tuple.protocol == protocol::ICMPV6 && parsed.fragment() == Fragment::Whole {
+        neighbour_discovery(packet, parsed, device, &link_local)?;
     }
+    // Nobody is the source of what a host says before it has an address (RFC 4862 section 5.4, RFC 3810 section 5.2.13).
+    let for_link_only = *source == link_local || source.is_unspecified();
+    if !for_link_only && *source != device.address_v6 {
+        return Err(DropReason::SpoofedAddress);
+    }
+    // Members that may not talk to one another are isolated ports of the bridge; neighbour discovery with the gateway
+    // has to go on.
+    if destination.is_multicast_v6() || destination.is_link_local() && !source.is_unspecified() {
+        return Ok(Scope::Link);
+    }
+    if for_link_only {
+        // A link-local source does not leave its link (RFC 4291 section 2.5.6).
+        return Err(DropReason::SpoofedAddress);
+    }
+    let same_network = destination.shares_prefix(&device.address_v6, device.prefix_length_v6);
+    Ok(if same_network && *destination != device.gateway_v6 { Scope::Neighbour } else { Scope::Beyond })
+}
+
+/// Nobody speaks for another, and a container is no router (RFC 6105 has the reasons).
+#[inline(always)]
+fn neighbour_discovery(
+    packet: &Packet,
+    parsed: &Parsed,
+    device: &Device,
+    link_local: &Address,
+) -> Outcome<()> {
+    match packet.read::<Icmp>(parsed.transport())?.kind {
+        icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => Err(DropReason::SpoofedAddress),
+        icmpv6::NEIGHBOUR_ADVERTISEMENT => {
+            let target = parsed.transport() + size_of::<Icmp>();
+            packet.linearise(target + size_of::<Address>());
+            let target = packet.read::<Address>(target)?;
+            if *target == device.address_v6 || *target == *link_local {
+                Ok(())
+            } else {
+                Err(DropReason::SpoofedAddress)
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Any IP packet that is what it says.
+#[inline(always)]
+fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope) -> Outcome<Verdict> {
+    if scope == Scope::Link {
+        return Ok(Verdict::Pass(Path::SlowPath));
+    }
+    // The client of a published port may be a neighbour: then its answer must come from the host's port.
+    if scope == Scope::Beyond || device.flags & flags::PUBLISHED != 0 {
+        if let Some(verdict) = fragments::complete(packet, parsed)? {
+            return Ok(verdict);
+        }
+        if let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch) {
+            if flow.kind == FlowKind::HAIRPIN {
+                return portmap::answer_hairpin(packet, parsed, flow);
+            }
+            if scope == Scope::Beyond {
+                return masquerade::leave(packet, parsed, device, flow);
+            }
+        }
+        if parsed.is_icmp_error
+            && let Some(verdict) = icmp_error::leave(packet, parsed, device)?
+        {
+            return Ok(verdict);
+        }
+    }
+    match scope {
+        Scope::Neighbour => neighbour(packet, parsed, device),
+        _ => beyond(packet, parsed, device),
+    }
+}
+
+/// To a member of the same network.
+#[inline(always)]
+fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
+    if device.flags & flags::INTER_CONTAINER == 0 {
+        return Err(DropReason::InterContainerDisabled);
+    }
+    if let Some(endpoint) = maps::endpoint(device.network, &parsed.tuple.remote) {
+        return bridge::deliver(packet, endpoint);
+    }
+    if device.flags & flags::OVERLAY != 0
+        && let Some(remote) = maps::remote(device.network, &parsed.tuple.remote)
+    {
+        return overlay::encapsulate(packet, parsed, device, remote);
+    }
+    Ok(Verdict::Pass(Path::SlowPath))
+}
+
+/// To whoever is not in the container's network, through no flow that is known.
+#[inline(always)]
+fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
     // VXLAN has no authentication: what a container sends to the tunnel port would be taken for this host's, here and
-    // at every peer. The first fragment is enough to stop.
+    // at every peer.
     if parsed.tuple.protocol == protocol::UDP
         && device.vxlan_port != 0
         && parsed.tuple.remote_port == device.vxlan_port
     {
         return Err(DropReason::Isolated);
-    }
-    if let Some(flow) = flows::find_inside(&parsed.tuple, &parsed, device.epoch) {
-        return match flow.kind {
-            FlowKind::HAIRPIN => portmap::answer_hairpin(packet, &parsed, flow),
-            _ => masquerade::leave(packet, &parsed, device, flow),
-        };
     }
     if maps::is_host_address(&parsed.tuple.remote) {
         return host(packet, parsed, device);
@@ -93,54 +217,32 @@ fn ipv4(packet: &Packet, device: &Device) -> Outcome<Verdict> {
     if device.flags & flags::MASQUERADE == 0 {
         return Err(DropReason::NoRoute);
     }
-    masquerade::open(packet, &parsed, device)
-}
-
-/// To a member of the same network.
-#[inline(always)]
-fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
-    // The client of a published port may be a neighbour: then this is the answer that must come from the host's port.
-    if device.flags & flags::PUBLISHED != 0
-        && let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch)
-        && flow.kind == FlowKind::HAIRPIN
-    {
-        return portmap::answer_hairpin(packet, parsed, flow);
-    }
-    if device.flags & flags::INTER_CONTAINER == 0 {
-        return Err(DropReason::InterContainerDisabled);
-    }
-    if let Some(endpoint) = maps::endpoint(device.network, &parsed.tuple.remote) {
-        return bridge::deliver(packet, endpoint);
-    }
-    if device.flags & flags::OVERLAY != 0
-        && let Some(remote) = maps::remote(device.network, &parsed.tuple.remote)
-    {
-        return overlay::encapsulate(packet, device, remote);
-    }
-    Ok(Verdict::Pass(Path::SlowPath))
+    masquerade::open(packet, parsed, device)
 }
 
 /// To an address of this host: a published port, or the host itself.
 #[inline(always)]
-fn host(packet: &Packet, mut parsed: Parsed, device: &Device) -> Outcome<Verdict> {
-    if parsed.tuple.protocol == protocol::ICMP || !parsed.has_ports {
+fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
+    // From here on the container is a client: the host's end is the near one.
+    parsed.turn();
+    if parsed.is_icmp_error {
+        let verdict = icmp_error::turn_back(packet, parsed, device)?;
+        return Ok(verdict.unwrap_or(Verdict::Pass(Path::Host)));
+    }
+    if matches!(parsed.tuple.protocol, protocol::ICMP | protocol::ICMPV6) || !parsed.has_ports {
         return Ok(Verdict::Pass(Path::Host));
     }
-    // From here on the container is a client: the host's end is the near one.
-    let tuple = &mut parsed.tuple;
-    core::mem::swap(&mut tuple.local, &mut tuple.remote);
-    core::mem::swap(&mut tuple.local_port, &mut tuple.remote_port);
-    if let Some((inside, flow)) = flows::find_outside(&parsed)
-        && let Some(verdict) =
-            portmap::enter(packet, &parsed, inside, flow, &portmap::From::Container(device))?
+    let from = portmap::From::Container(device);
+    if let Some((inside, flow)) = flows::find_outside(parsed)
+        && let Some(verdict) = portmap::enter(packet, parsed, inside, flow, &from)?
     {
         return Ok(verdict);
     }
-    let Parsed { tuple, .. } = &parsed;
+    let tuple = &parsed.tuple;
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
         // An internal network has the host, not what the host publishes.
         Some(_) if device.flags & flags::INTERNAL != 0 => Err(DropReason::Internal),
-        Some(publication) => portmap::open(packet, &parsed, portmap::From::Container(device), publication),
+        Some(publication) => portmap::open(packet, parsed, from, publication),
         None => Ok(Verdict::Pass(Path::Host)),
     }
 }

@@ -2,13 +2,15 @@
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, Path},
-    packet::{Ethernet, protocol},
+    packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
 
 use crate::{
-    flows, maps, overlay,
-    packet::{Packet, Parsed, Side, is_ipv4, parse_ipv4},
+    flows, fragments, icmp_error, maps, overlay,
+    packet::Packet,
+    parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
+    refuse::refuse,
     verdict::{Outcome, Verdict},
 };
 
@@ -21,28 +23,56 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     packet.linearise(Ethernet::LENGTH);
-    if !is_ipv4(packet.read::<Ethernet>(0)?) {
-        return Ok(Verdict::Pass(Path::NotOurs));
-    }
-    let parsed = match parse_ipv4(packet, Ethernet::LENGTH, Side::Destination) {
-        Ok(parsed) => parsed,
-        // The host's own stack judges and counts what is malformed.
-        Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
+    let parsed = match packet.read::<Ethernet>(0)?.ether_type.get() {
+        ETHERTYPE_IPV4 => parse_ipv4(packet, Side::Destination),
+        ETHERTYPE_IPV6 => parse_ipv6(packet, Side::Destination),
+        _ => return Ok(Verdict::Pass(Path::NotOurs)),
     };
+    // The host's own stack judges and counts what is malformed.
+    let Ok(parsed) = parsed else { return Ok(Verdict::Pass(Path::NotOurs)) };
+    match ip(packet, parsed, device) {
+        Ok(verdict) => Ok(verdict),
+        Err(reason) => {
+            // The sender knows this host by the address that it has sent to.
+            let source = match maps::scratch() {
+                Some(scratch) => &scratch.parsed.tuple.local,
+                None => return Err(reason),
+            };
+            Ok(refuse(packet, reason, source))
+        }
+    }
+}
+
+#[inline(always)]
+fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
     if parsed.tuple.protocol == protocol::UDP
         && parsed.tuple.local_port == device.vxlan_port
         && device.vxlan_port != 0
+        && !parsed.is_v6
         && maps::is_host_address(&parsed.tuple.local)
     {
-        return overlay::decapsulate(packet, &parsed);
+        return overlay::decapsulate(packet, parsed);
     }
-    if let Some((inside, flow)) = flows::find_outside(&parsed) {
+    if parsed.fragment() != Fragment::Whole && maps::is_host_address(&parsed.tuple.local) {
+        match fragments::complete(packet, parsed) {
+            Ok(None) => {}
+            Ok(Some(verdict)) => return Ok(verdict),
+            // It has waited in vain. If it is the host's, the host's stack knows what to do.
+            Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
+        }
+    }
+    if let Some((inside, flow)) = flows::find_outside(parsed) {
         let from = portmap::From::Uplink(device);
-        if let Some(verdict) = portmap::enter(packet, &parsed, inside, flow, &from)? {
+        if let Some(verdict) = portmap::enter(packet, parsed, inside, flow, &from)? {
             return Ok(verdict);
         }
     }
-    unknown(packet, &parsed, device)
+    if parsed.is_icmp_error
+        && let Some(verdict) = icmp_error::enter(packet, parsed, device)?
+    {
+        return Ok(verdict);
+    }
+    unknown(packet, parsed, device)
 }
 
 /// A packet of no flow.
@@ -55,11 +85,11 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
             None => Ok(Verdict::Pass(Path::NotOurs)),
         };
     }
-    if tuple.protocol == protocol::ICMP || !parsed.has_ports {
+    if matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6) || !parsed.has_ports {
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
-        Some(_) if is_impossible(&tuple.remote) => Err(DropReason::SpoofedAddress),
+        Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
         Some(publication) => portmap::open(packet, parsed, portmap::From::Uplink(device), publication),
         None => Ok(Verdict::Pass(Path::NotOurs)),
     }
@@ -68,11 +98,15 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
 /// Whether nobody outside can have this source address: the kernel's own checks (RFC 1812 section 5.3.7) are not passed
 /// on the way into a container. Asked for new flows only.
 #[inline(always)]
-fn is_impossible(source: &Address) -> bool {
-    let first = u32::from_be(source.v4_network_order()) >> 24;
-    first == 0
-        || first == 127
-        || first >= 224
-        || maps::is_host_address(source)
-        || maps::subnet(source).is_some()
+fn is_impossible(source: &Address, is_v6: bool) -> bool {
+    let never = if is_v6 {
+        const LOOPBACK: u32 = u32::from_be(1);
+        source.is_multicast_v6()
+            || source.is_link_local()
+            || matches!(source.words(), [0, 0, 0, 0 | LOOPBACK])
+    } else {
+        let first = u32::from_be(source.v4_network_order()) >> 24;
+        first == 0 || first == 127 || first >= 224
+    };
+    never || maps::is_host_address(source) || maps::subnet(source).is_some()
 }

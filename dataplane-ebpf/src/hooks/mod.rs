@@ -2,6 +2,7 @@
 
 pub mod from_container;
 pub mod from_uplink;
+pub mod from_waiting_room;
 pub mod host_sockets;
 pub mod to_container;
 pub mod to_uplink;

@@ -2,12 +2,12 @@
 
 use dataplane_common::{
     abi::{Address, DropReason},
-    packet::{Ethernet, Ipv4},
+    packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6},
 };
 
 use crate::{
     maps,
-    packet::{Packet, is_ipv4},
+    packet::Packet,
     verdict::{Outcome, Verdict},
 };
 
@@ -15,14 +15,24 @@ use crate::{
 pub fn run(packet: &Packet) -> Outcome<Verdict> {
     packet.linearise(Ethernet::LENGTH + Ipv4::LENGTH);
     let Ok(ethernet) = packet.read::<Ethernet>(0) else { return Ok(Verdict::Ignore) };
-    if !is_ipv4(ethernet) {
-        return Ok(Verdict::Ignore);
-    }
-    let Ok(ip) = packet.read::<Ipv4>(Ethernet::LENGTH) else { return Ok(Verdict::Ignore) };
-    let source = Address::from_v4_network_order(ip.source.raw());
+    let ether_type = ethernet.ether_type.get();
+    let source = match ether_type {
+        ETHERTYPE_IPV4 => match packet.read::<Ipv4>(Ethernet::LENGTH) {
+            Ok(ip) => Address::from_v4_network_order(ip.source.raw()),
+            Err(_) => return Ok(Verdict::Ignore),
+        },
+        ETHERTYPE_IPV6 => {
+            packet.linearise(Ethernet::LENGTH + Ipv6::LENGTH);
+            match packet.read::<Ipv6>(Ethernet::LENGTH) {
+                Ok(ip) => ip.source,
+                Err(_) => return Ok(Verdict::Ignore),
+            }
+        }
+        _ => return Ok(Verdict::Ignore),
+    };
     // Nearly everything leaves with the uplink's own address.
     if let Some(device) = maps::device(packet.device())
-        && device.address == source
+        && *device.address_of(ether_type == ETHERTYPE_IPV6) == source
     {
         return Ok(Verdict::Ignore);
     }

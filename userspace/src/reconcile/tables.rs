@@ -117,17 +117,21 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
             epoch: 0,
             address: Address::UNSPECIFIED,
             gateway: v4(network.gateway),
+            address_v6: Address::UNSPECIFIED,
+            gateway_v6: Address::UNSPECIFIED,
             prefix_length: 0,
+            prefix_length_v6: 0,
             mtu: fact.mtu,
             mac: mac(fact.mac),
             vxlan_port: 0,
             vni: network.vni().unwrap_or(0),
-            reserved: 0,
+            uplink_mtu: 0,
         };
         let bridge = facts.bridges.get(name).map(|fact| (fact.ifindex, of_network(DeviceRole::BRIDGE, fact)));
         let vxlan = facts.vxlans.get(name).map(|fact| (fact.ifindex, of_network(DeviceRole::VXLAN, fact)));
         devices.extend(bridge.into_iter().chain(vxlan));
     }
+    let uplink_mtu = facts.uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(u32::MAX);
     let overlays = state.networks.values().any(|network| network.vxlan.is_some());
     for (id, endpoint) in &state.endpoints {
         let (Some(veth), Some(network)) = (facts.veths.get(id), state.networks.get(&id.network)) else {
@@ -140,12 +144,15 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
             epoch: endpoint.epoch,
             address: v4(endpoint.address.ip()),
             gateway: v4(network.gateway),
+            address_v6: Address::UNSPECIFIED,
+            gateway_v6: Address::UNSPECIFIED,
             prefix_length: endpoint.address.prefix().into(),
+            prefix_length_v6: 0,
             mtu: veth.mtu,
             mac: mac(endpoint.mac),
             vxlan_port: if overlays { vxlan_port(state) } else { 0 },
             vni: network.vni().unwrap_or(0),
-            reserved: 0,
+            uplink_mtu,
         };
         devices.insert(veth.ifindex, device);
     }
@@ -157,12 +164,15 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
             epoch: 0,
             address: uplink.address.map_or(Address::UNSPECIFIED, v4),
             gateway: Address::UNSPECIFIED,
+            address_v6: Address::UNSPECIFIED,
+            gateway_v6: Address::UNSPECIFIED,
             prefix_length: 0,
+            prefix_length_v6: 0,
             mtu: uplink.mtu,
             mac: mac(uplink.mac.unwrap_or(model::MacAddress([0; 6]))),
             vxlan_port: if overlays { vxlan_port(state) } else { 0 },
             vni: 0,
-            reserved: 0,
+            uplink_mtu: 0,
         };
         devices.insert(uplink.ifindex, device);
     }
@@ -210,6 +220,10 @@ fn remotes(state: &ResolvedState) -> HashMap<EndpointKey, Remote> {
 
 fn peers(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Peer> {
     let Some(local) = facts.vtep else { return HashMap::new() };
+    let mtu = |ifindex| {
+        let uplink = facts.uplinks.iter().find(|uplink| uplink.ifindex == ifindex);
+        uplink.map_or(0, |uplink| u16::try_from(uplink.mtu).unwrap_or(u16::MAX))
+    };
     state
         .peers
         .iter()
@@ -220,7 +234,7 @@ fn peers(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Peer> {
                 remote: Address::from(*vtep),
                 ifindex,
                 port: vxlan_port(state),
-                reserved: 0,
+                mtu: mtu(ifindex),
             };
             Some((peer.number, value))
         })
@@ -317,7 +331,8 @@ fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
         port_hold_ns: nanoseconds(PORT_HOLD),
         first_port: pool.first,
         last_port: pool.last,
-        reserved: [0; 12],
+        waiting_room: 0,
+        reserved: [0; 8],
     }
 }
 

@@ -120,7 +120,7 @@ impl Host {
             remote: address(PEER),
             ifindex: if_nametoindex(UPLINK)?,
             port: VXLAN_PORT,
-            reserved: 0,
+            mtu: 1500,
         };
         self.programs.hash(map::PEERS)?.insert(PEER_NUMBER, peer, 0)?;
         let far = EndpointKey { network: MESH.number, address: address(FAR) };
@@ -140,7 +140,8 @@ impl Host {
             port_hold_ns: 120 * SECOND,
             first_port: FIRST_PORT,
             last_port: LAST_PORT,
-            reserved: [0; 12],
+            waiting_room: 0,
+            reserved: [0; 8],
         };
         Ok(self.programs.array(map::SETTINGS)?.set(0, settings, 0)?)
     }
@@ -377,10 +378,13 @@ const EMPTY: Device = Device {
     epoch: 0,
     address: Address::UNSPECIFIED,
     gateway: Address::UNSPECIFIED,
+    address_v6: Address::UNSPECIFIED,
+    gateway_v6: Address::UNSPECIFIED,
     prefix_length: 0,
+    prefix_length_v6: 0,
     mtu: 1500,
     mac: MacAddress { octets: [0; 6] },
     vxlan_port: 0,
     vni: 0,
-    reserved: 0,
+    uplink_mtu: 1500,
 };

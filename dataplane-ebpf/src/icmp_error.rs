@@ -1,0 +1,289 @@
+//! ICMP errors about packets of a flow: the quoted packet is translated like the packet itself was, the other way round
+//! (RFC 5508 section 4, RFC 5382 REQ-9). An error neither keeps a flow alive nor ends it (RFC 5508 REQ-6).
+
+use dataplane_common::{
+    abi::{Address, Device, DropReason, FlowKind, Path, Tuple, flags},
+    packet::{Be16, Be32, ChecksumDelta, Icmp, Ipv4, Ipv6, Ports, Udp, icmp, icmpv6, protocol},
+};
+
+use crate::{
+    flows,
+    helpers::{IPV6, PSEUDO_HEADER},
+    maps,
+    packet::Packet,
+    parse::{Parsed, Side},
+    redirect, translate,
+    verdict::{Outcome, Verdict},
+};
+
+/// The packet that an ICMP error quotes. In a map for the reason that [`Parsed`] is.
+#[repr(C)]
+pub struct Quoted {
+    /// Its tuple, with the given end as `local`.
+    tuple: Tuple,
+    network: u16,
+    transport: u16,
+    checksum: u16,
+    /// What the checksum of its IPv4 header becomes, as it lies in the packet.
+    new_header_checksum: u16,
+    /// What its transport checksum becomes.
+    new_checksum: u16,
+}
+
+impl Quoted {
+    /// Offset of its IP header.
+    #[inline(always)]
+    fn network(&self) -> usize {
+        (self.network & 0x3fff) as usize
+    }
+
+    /// Offset of its transport header.
+    #[inline(always)]
+    fn transport(&self) -> usize {
+        (self.transport & 0x3fff) as usize
+    }
+
+    /// Offset of its transport checksum, if the quotation reaches that far; else 0.
+    #[inline(always)]
+    fn checksum(&self) -> usize {
+        (self.checksum & 0x3fff) as usize
+    }
+}
+
+/// An error from the world about a packet that a container sent. `None`: it is about nothing of weft's.
+#[inline(always)]
+pub fn enter(packet: &Packet, parsed: &mut Parsed, uplink: &Device) -> Outcome<Option<Verdict>> {
+    let Some(quoted) = quoted(*packet, parsed)? else { return Ok(None) };
+    let Some((inside, flow)) = flows::peek_outside(&quoted.tuple) else { return Ok(None) };
+    if flow.kind == FlowKind::HAIRPIN {
+        return Err(DropReason::UnrelatedIcmp);
+    }
+    if uplink.flags & flags::FORWARDING == 0 {
+        return Err(DropReason::ForwardingDisabled);
+    }
+    let endpoint = maps::endpoint(flow.network, &inside.local)
+        .filter(|endpoint| endpoint.epoch == flow.epoch)
+        .ok_or(DropReason::StaleFlow)?;
+    rewrite(*packet, parsed, quoted, inside)?;
+    redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some)
+}
+
+/// An error from a container about a packet that came to it through a flow. `None`: about nothing that was translated.
+#[inline(always)]
+pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Option<Verdict>> {
+    let Some(quoted) = quoted(*packet, parsed)? else { return Ok(None) };
+    let Some(flow) = flows::peek_inside(&quoted.tuple).filter(|flow| flow.epoch == device.epoch) else {
+        return Ok(None);
+    };
+    if flow.kind == FlowKind::HAIRPIN {
+        let client = maps::endpoint(flow.remote_network, &flow.outside.remote)
+            .filter(|client| client.epoch == flow.remote_epoch)
+            .ok_or(DropReason::StaleFlow)?;
+        rewrite(*packet, parsed, quoted, &flow.outside)?;
+        return redirect::to_container(packet, client, client.gateway_mac, Path::IcmpError).map(Some);
+    }
+    if device.flags & flags::FORWARDING == 0 {
+        return Err(DropReason::ForwardingDisabled);
+    }
+    rewrite(*packet, parsed, quoted, &flow.outside)?;
+    redirect::to_uplink(flow.uplink, Path::IcmpError).map(Some)
+}
+
+/// An error from the client of a hairpin flow about a packet that came from the host's port.
+#[inline(always)]
+pub fn turn_back(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Option<Verdict>> {
+    let Some(quoted) = quoted(*packet, parsed)? else { return Ok(None) };
+    let Some((inside, flow)) = flows::peek_outside(&quoted.tuple) else { return Ok(None) };
+    if flow.kind != FlowKind::HAIRPIN || flow.remote_epoch != device.epoch {
+        return Ok(None);
+    }
+    let endpoint = maps::endpoint(flow.network, &inside.local)
+        .filter(|endpoint| endpoint.epoch == flow.epoch)
+        .ok_or(DropReason::StaleFlow)?;
+    rewrite(*packet, parsed, quoted, inside)?;
+    redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some)
+}
+
+/// Reads the quoted packet. `None`: too little of it, a later fragment, or of a protocol that has no flows.
+#[inline(always)]
+fn quoted<'a>(packet: Packet, parsed: &Parsed) -> Outcome<Option<&'a mut Quoted>> {
+    let quoted = &mut maps::scratch().ok_or(DropReason::HelperFailed)?.quoted;
+    Ok(if read_quoted(packet, parsed, quoted)? { Some(quoted) } else { None })
+}
+
+#[inline(never)]
+fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<bool> {
+    let packet = &packet;
+    // It went the other way than the error.
+    let local = if parsed.local() == Side::Source { Side::Destination } else { Side::Source };
+    let network = parsed.transport() + size_of::<Icmp>();
+    let (source, destination, protocol, transport) = if parsed.is_v6 {
+        packet.linearise(network + Ipv6::LENGTH);
+        let ip = packet.read::<Ipv6>(network)?;
+        // Extension headers inside an error are not looked through: who sends them gets no errors.
+        (ip.source, ip.destination, ip.next_header, network + Ipv6::LENGTH)
+    } else {
+        packet.linearise(network + Ipv4::LENGTH);
+        let ip = packet.read::<Ipv4>(network)?;
+        let header_length = ((ip.version_and_length & 0x0f) as usize) * 4;
+        if header_length < Ipv4::LENGTH {
+            return Err(DropReason::Malformed);
+        }
+        if ip.fragment.get() & Ipv4::OFFSET_MASK != 0 {
+            return Ok(false);
+        }
+        (
+            Address::from_v4_network_order(ip.source.raw()),
+            Address::from_v4_network_order(ip.destination.raw()),
+            ip.protocol,
+            network + header_length,
+        )
+    };
+    let length = packet.length() as usize;
+    // RFC 792 and RFC 4443 promise eight bytes behind the IP header.
+    if transport + Udp::LENGTH > length {
+        return Ok(false);
+    }
+    packet.linearise(if transport + 18 <= length { transport + 18 } else { transport + Udp::LENGTH });
+    (quoted.tuple.local, quoted.tuple.remote) = match local {
+        Side::Source => (source, destination),
+        Side::Destination => (destination, source),
+    };
+    quoted.tuple.remote_port = 0;
+    quoted.tuple.protocol = protocol;
+    quoted.tuple.reserved = [0; 3];
+    quoted.network = network as u16;
+    quoted.transport = transport as u16;
+    quoted.checksum = 0;
+    let transport = quoted.transport();
+    match protocol {
+        protocol::ICMP | protocol::ICMPV6 => {
+            let header = packet.read::<Icmp>(transport)?;
+            let kind = match (protocol == protocol::ICMPV6, local) {
+                (false, Side::Source) => icmp::ECHO_REQUEST,
+                (false, Side::Destination) => icmp::ECHO_REPLY,
+                (true, Side::Source) => icmpv6::ECHO_REQUEST,
+                (true, Side::Destination) => icmpv6::ECHO_REPLY,
+            };
+            if header.kind != kind {
+                return Ok(false);
+            }
+            quoted.tuple.local_port = header.identifier.get();
+            quoted.checksum = transport as u16 + 2;
+        }
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            let ports = packet.read::<Ports>(transport)?;
+            let (source, destination) = (ports.source.get(), ports.destination.get());
+            (quoted.tuple.local_port, quoted.tuple.remote_port) = match local {
+                Side::Source => (source, destination),
+                Side::Destination => (destination, source),
+            };
+            if protocol == protocol::UDP {
+                quoted.checksum = transport as u16 + 6;
+            } else if protocol == protocol::TCP && transport + 18 <= length {
+                quoted.checksum = transport as u16 + 16;
+            }
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Rewrites the error and what it quotes, so that the quoted tuple becomes `to`. In three steps, each a function of its
+/// own with its own stack: together they would need more than a program may have.
+#[inline(always)]
+fn rewrite(packet: Packet, parsed: &mut Parsed, quoted: &mut Quoted, to: &Tuple) -> Outcome<()> {
+    if parsed.hop_limit <= 1 {
+        // No error about an error (RFC 1122 section 3.2.2).
+        return Err(DropReason::TimeToLive);
+    }
+    let from = &quoted.tuple;
+    if from.protocol == protocol::SCTP
+        && (from.local_port != to.local_port || from.remote_port != to.remote_port)
+    {
+        return Err(DropReason::SctpPort);
+    }
+    let delta = prepare(packet, parsed, quoted, to)?;
+    translate::update(&packet, parsed.transport() + 2, delta, 0)?;
+    rewrite_quotation(packet, parsed, quoted, to)?;
+    rewrite_error(packet, parsed, quoted, to)
+}
+
+/// Computes the checksums of the quoted packet, and answers what their and all other changes add to the error's own.
+#[inline(never)]
+fn prepare(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple) -> Outcome<ChecksumDelta> {
+    let packet = &packet;
+    let from = &quoted.tuple;
+    let addresses = translate::addresses(from, to, parsed.is_v6);
+    let ports = translate::ports(from, to);
+    let mut delta = addresses.join(ports);
+    if !parsed.is_v6 {
+        let old = packet.read::<Ipv4>(quoted.network())?.checksum;
+        quoted.new_header_checksum = addresses.apply(old.raw());
+        delta = delta.replace_u16(old.raw(), quoted.new_header_checksum);
+    }
+    if quoted.checksum() != 0 {
+        let old = packet.read::<Be16>(quoted.checksum())?.raw();
+        if old == 0 && quoted.tuple.protocol == protocol::UDP {
+            // There is none.
+            quoted.checksum = 0;
+        } else {
+            let covered = if quoted.tuple.protocol == protocol::ICMP { ports } else { ports.join(addresses) };
+            quoted.new_checksum = covered.apply(old);
+            delta = delta.replace_u16(old, quoted.new_checksum);
+        }
+    }
+    Ok(delta)
+}
+
+#[inline(never)]
+fn rewrite_quotation(packet: Packet, parsed: &Parsed, quoted: &Quoted, to: &Tuple) -> Outcome<()> {
+    let packet = &packet;
+    // It went the other way than the error.
+    let (source, destination, source_port, destination_port) = match parsed.local() {
+        Side::Destination => (&to.local, &to.remote, to.local_port, to.remote_port),
+        Side::Source => (&to.remote, &to.local, to.remote_port, to.local_port),
+    };
+    if parsed.is_v6 {
+        let ip = packet.write::<Ipv6>(quoted.network())?;
+        (ip.source, ip.destination) = (*source, *destination);
+    } else {
+        let ip = packet.write::<Ipv4>(quoted.network())?;
+        ip.source = Be32::from_raw(source.v4_network_order());
+        ip.destination = Be32::from_raw(destination.v4_network_order());
+        ip.checksum = Be16::from_raw(quoted.new_header_checksum);
+    }
+    if matches!(quoted.tuple.protocol, protocol::ICMP | protocol::ICMPV6) {
+        packet.write::<Icmp>(quoted.transport())?.identifier = Be16::new(to.local_port);
+    } else {
+        let header = packet.write::<Ports>(quoted.transport())?;
+        header.source = Be16::new(source_port);
+        header.destination = Be16::new(destination_port);
+    }
+    if quoted.checksum() != 0 {
+        *packet.write::<Be16>(quoted.checksum())? = Be16::from_raw(quoted.new_checksum);
+    }
+    Ok(())
+}
+
+/// The addresses of the error itself: those of the flow are translated, that of a router on the way is not.
+#[inline(never)]
+fn rewrite_error(packet: Packet, parsed: &mut Parsed, quoted: &Quoted, to: &Tuple) -> Outcome<()> {
+    let from = &quoted.tuple;
+    let (mut local, mut remote) = (parsed.tuple.local, parsed.tuple.remote);
+    if local == from.local {
+        local = to.local;
+    }
+    if remote == from.remote {
+        remote = to.remote;
+    }
+    if parsed.is_v6 {
+        let delta = translate::replace_v6(ChecksumDelta::new(), &parsed.tuple.local, &local);
+        let delta = translate::replace_v6(delta, &parsed.tuple.remote, &remote);
+        translate::update(&packet, parsed.transport() + 2, delta, PSEUDO_HEADER | IPV6)?;
+    }
+    match parsed.local() {
+        Side::Source => translate::network(&packet, parsed, Side::Source, &local, &remote),
+        Side::Destination => translate::network(&packet, parsed, Side::Destination, &remote, &local),
+    }
+}
