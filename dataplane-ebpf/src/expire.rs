@@ -36,6 +36,8 @@ unsafe extern "C" fn visit(
     let Some(settings) = maps::settings() else { return 1 };
     let gone = if outside.is_claim() {
         claim_ended(&outside, &inside, settings)
+    } else if outside.is_address_claim() {
+        address_claim_ended(&outside, &inside)
     } else {
         flow_ended(&outside, &inside, settings)
     };
@@ -61,6 +63,15 @@ fn claim_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
     }
     maps::remove_mapping(&key);
     maps::remove_index(outside)
+}
+
+/// What a socket was allowed to hear ends with its last flow.
+#[inline(always)]
+fn address_claim_ended(outside: &Tuple, inside: &Tuple) -> bool {
+    let mapping = maps::mapping(&masquerade::mapping_key(outside, inside));
+    // SAFETY: a map value.
+    let in_use = mapping.is_some_and(|mapping| unsafe { (*mapping).flows } != 0);
+    !in_use && maps::remove_index(outside)
 }
 
 /// A flow ends when it has been silent too long, or when its container, host address or publication has gone.
@@ -93,7 +104,7 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
         return false;
     }
     // The index goes first, see `flows::forget`.
-    let removed = if flow.kind == FlowKind::MASQUERADE {
+    let removed = if FlowKind::is_masqueraded(flow.kind) {
         end_masquerade(outside, inside)
     } else {
         maps::remove_index(outside)
@@ -125,13 +136,13 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
     };
     // Through a device that is no uplink any more nothing is sent or heard.
     let is_uplink = |ifindex| maps::device(ifindex).is_some_and(|device| device.role == DeviceRole::UPLINK);
-    if flow.kind != FlowKind::HAIRPIN && !is_uplink(flow.uplink) {
+    if !matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) && !is_uplink(flow.uplink) {
         return true;
     }
     if !maps::is_host_address(&flow.outside.local) {
         return true;
     }
-    if flow.kind == FlowKind::MASQUERADE {
+    if FlowKind::is_masqueraded(flow.kind) {
         return policy & (flags::MASQUERADE | flags::INTERNAL) != flags::MASQUERADE;
     }
     if flow.kind == FlowKind::HAIRPIN

@@ -56,6 +56,17 @@ pub fn peek_outside<'a>(outside: &Tuple) -> Option<(&'a Tuple, &'a Flow)> {
     Some((&index.inside, flow))
 }
 
+/// As [`find_outside`], for a packet that has not been to the world: the tuple it would come back with.
+#[inline(always)]
+pub fn find_turned_back<'a>(outside: &Tuple, parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
+    let index = maps::index(outside)?;
+    let flow = find(&index.inside, parsed, Direction::FromOutside)?;
+    if flow.outside != *outside {
+        return None;
+    }
+    Some((&index.inside, flow))
+}
+
 #[inline(always)]
 fn find<'a>(inside: &Tuple, parsed: &Parsed, direction: Direction) -> Option<&'a Flow> {
     if !parsed.has_ports {
@@ -106,6 +117,10 @@ pub fn may_open(parsed: &Parsed) -> Outcome<()> {
     }
     if parsed.tuple.protocol == protocol::TCP && parsed.tcp_flags & tcp_flags::RST != 0 {
         return Err(DropReason::NoFlow);
+    }
+    // Before anything is entered: a packet that ends here leaves nothing behind.
+    if parsed.hop_limit <= 1 {
+        return Err(DropReason::TimeToLive);
     }
     Ok(())
 }
@@ -181,7 +196,7 @@ pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
 pub fn forget(inside: &Tuple, outside: &Tuple, kind: u8) {
     // The index goes first: one without a record heals by the next packet, a record without an index would be found
     // by the container's packets only, and never expire.
-    if maps::remove_index(outside) && kind == FlowKind::MASQUERADE {
+    if maps::remove_index(outside) && FlowKind::is_masqueraded(kind) {
         masquerade::release_mapping(outside, inside);
     }
     if !maps::remove_flow(inside) {

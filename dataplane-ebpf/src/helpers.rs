@@ -77,6 +77,13 @@ pub fn fib_lookup(skb: *mut __sk_buff, parameters: &mut bpf_fib_lookup, flags: u
     }
 }
 
+/// Calls a function with 0, 1, 2 and so on until it answers 1 (`bpf_loop`). The verifier looks at it once.
+#[inline(always)]
+pub fn repeat(times: u32, function: unsafe extern "C" fn(u32, *mut c_void) -> u64) {
+    // SAFETY: the function has the signature the kernel asks for, and needs no context.
+    unsafe { generated::bpf_loop(times, function as *mut c_void, core::ptr::null_mut(), 0) };
+}
+
 #[inline(always)]
 pub fn pull(skb: *mut __sk_buff, length: u32) -> bool {
     // SAFETY: skb is the program's context.

@@ -104,7 +104,7 @@ pub fn turn_back(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outco
     redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some)
 }
 
-/// Reads the quoted packet. `None`: too little of it, a later fragment, or of a protocol that has no flows.
+/// Reads the quoted packet. `None`: cut short, a later fragment, or of a protocol that has no flows.
 #[inline(always)]
 fn quoted<'a>(packet: Packet, parsed: &Parsed) -> Outcome<Option<&'a mut Quoted>> {
     let quoted = &mut maps::scratch().ok_or(DropReason::HelperFailed)?.quoted;
@@ -119,15 +119,15 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
     let network = parsed.transport() + size_of::<Icmp>();
     let (source, destination, protocol, transport) = if parsed.is_v6 {
         packet.linearise(network + Ipv6::LENGTH);
-        let ip = packet.read::<Ipv6>(network)?;
+        let Ok(ip) = packet.read::<Ipv6>(network) else { return Ok(false) };
         // Extension headers inside an error are not looked through: who sends them gets no errors.
         (ip.source, ip.destination, ip.next_header, network + Ipv6::LENGTH)
     } else {
         packet.linearise(network + Ipv4::LENGTH);
-        let ip = packet.read::<Ipv4>(network)?;
+        let Ok(ip) = packet.read::<Ipv4>(network) else { return Ok(false) };
         let header_length = ((ip.version_and_length & 0x0f) as usize) * 4;
         if header_length < Ipv4::LENGTH {
-            return Err(DropReason::Malformed);
+            return Ok(false);
         }
         if ip.fragment.get() & Ipv4::OFFSET_MASK != 0 {
             return Ok(false);

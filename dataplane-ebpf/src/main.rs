@@ -32,6 +32,7 @@ mod portmap;
 mod redirect;
 mod refuse;
 mod translate;
+mod turn_back;
 mod verdict;
 
 use aya_ebpf::{

@@ -17,7 +17,7 @@ use dataplane_common::{
     packet::protocol,
 };
 
-use crate::{icmp_error::Quoted, parse::Parsed};
+use crate::{icmp_error::Quoted, masquerade::Search, parse::Parsed};
 
 /// Memory for a record that is taken when it is used: a quiet host pays for its containers, not for the maximum.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -64,7 +64,8 @@ static DROPS: PerCpuArray<Counter, COUNTER_CELLS> = PerCpuArray::new();
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
 /// Working memory of a program that opens a flow: the stack has 512 bytes only. Programs of one CPU do not nest: tc
-/// runs with bottom halves disabled.
+/// runs with bottom halves disabled. Whoever needs it takes it anew by [`scratch`] and never hands it on as an argument:
+/// the compiler takes a `&mut` argument for the only way there, and would not see what a callback writes.
 #[repr(C)]
 pub struct Scratch {
     /// The record being made.
@@ -79,6 +80,8 @@ pub struct Scratch {
     pub mapping_key: MappingKey,
     /// The mapping being made.
     pub mapping: Mapping,
+    /// The search for an external port.
+    pub search: Search,
     /// MTU in bytes that a packet did not fit.
     pub mtu: u16,
     /// The packet.
@@ -119,7 +122,7 @@ pub fn vxlan_network(vni: u32, peer: &Address) -> Option<u32> {
 }
 
 /// The network of weft that an address belongs to.
-#[inline(always)]
+#[inline(never)]
 pub fn subnet<'a>(address: &Address) -> Option<&'a Subnet> {
     SUBNETS.get(&Key::new(128, SubnetKey { address: *address }))
 }
@@ -131,11 +134,11 @@ pub fn is_host_address(address: &Address) -> bool {
 }
 
 /// The publication of a host port: that of the very address wins over the wildcard's.
-#[inline(always)]
+#[inline(never)]
 pub fn publication<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a Publication> {
     // Most packets that ask are for no published port: the bit says so for a tenth of what the two walks cost.
     let set = if protocol == protocol::TCP { PortSet::PUBLISHED_TCP } else { PortSet::PUBLISHED_UDP };
-    if !port_set_contains(set, port) {
+    if protocol != protocol::SCTP && !port_set_contains(set, port) {
         return None;
     }
     let mut key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, address, port));

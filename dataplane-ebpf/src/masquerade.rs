@@ -1,18 +1,19 @@
 //! Masquerade: a container's flow to the world leaves with the uplink's address and a port of weft's pool.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::bpf_fib_lookup;
 use dataplane_common::{
     abi::{
-        Address, Device, DeviceRole, DropReason, Flow, FlowKind, Index, Mapping, MappingKey, Path, PortSet,
-        Settings, Tuple, flags,
+        Address, Device, DeviceRole, DropReason, Endpoint, Flow, FlowKind, Index, Mapping, MappingKey, Path,
+        PortSet, Settings, Tuple, flags,
     },
     flow::{Direction, State},
     packet::protocol,
 };
 
 use crate::{
-    atomic, flows, helpers,
-    maps::{self, Scratch},
+    atomic, flows, helpers, maps,
     packet::Packet,
     parse::{NETWORK, Parsed},
     redirect, translate,
@@ -23,8 +24,10 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// `BPF_FIB_LOOKUP_SKIP_NEIGH`: only the route is asked for; redirecting resolves the neighbour.
 const SKIP_NEIGHBOUR: u32 = 1 << 2;
-/// Ports tried before an allocation fails. Cilium measured that more than 25 never help.
-const ATTEMPTS: u32 = 32;
+/// Ports tried for a socket. Where 95 of 100 are taken, one search in 700 fails, and goes on with ports that are shared.
+const ATTEMPTS: u32 = 128;
+/// Ports tried for one remote end. Where 99 of 100 are taken, one search in 170 fails.
+const OVERLAPPING_ATTEMPTS: u32 = 512;
 
 /// A packet of a masqueraded flow on its way out.
 #[inline(always)]
@@ -57,35 +60,45 @@ fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outco
 
 /// The first packet of a flow to the world.
 #[inline(always)]
-pub fn open(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
+pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
+    let packet = &packet;
     if device.flags & flags::FORWARDING == 0 {
         return Err(DropReason::ForwardingDisabled);
     }
     flows::may_open(parsed)?;
-    let uplink_index = route(packet, parsed)?;
+    let uplink_index = route(*packet, parsed)?;
     let uplink = maps::device(uplink_index)
         .filter(|uplink| uplink.role == DeviceRole::UPLINK && has_address(uplink, parsed.is_v6));
     let uplink = uplink.ok_or(DropReason::NoRoute)?;
-    let settings = maps::settings().ok_or(DropReason::UnknownDevice)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
 
+    fits(packet, parsed, device, uplink_index)?;
+    let external = uplink.address_of(parsed.is_v6);
+    enter(parsed, device, external, FlowKind::MASQUERADE, uplink_index)?;
+    leave(packet, parsed, device, &scratch.flow)
+}
+
+/// Enters a flow of a container's socket, with the external port that the socket has or gets.
+#[inline(never)]
+pub fn enter(parsed: &Parsed, device: &Device, external: &Address, kind: u8, uplink: u32) -> Outcome<()> {
+    let settings = maps::settings().ok_or(DropReason::UnknownDevice)?;
+    let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     let inside = &parsed.tuple;
     let now = helpers::now_ns();
-    let port = external_port(scratch, inside, uplink.address_of(parsed.is_v6), settings, now)?;
-    scratch.flow = Flow {
-        outside: Tuple { local: *uplink.address_of(parsed.is_v6), local_port: port, ..*inside },
-        last_seen_ns: now,
-        created_ns: now,
-        epoch: device.epoch,
-        network: device.network,
-        uplink: uplink_index,
-        remote_network: 0,
-        remote_epoch: 0,
-        kind: FlowKind::MASQUERADE,
-        state: State::opened_by(Direction::FromInside).0,
-        reserved: [0; 2],
+    let port = match external_port(inside, external, settings, device.epoch, now) {
+        Err(DropReason::PortsExhausted) => overlapping_port(inside, external)?,
+        port => port?,
     };
-    scratch.index = Index { inside: *inside };
+    // Field by field: a whole record would be made on the stack first, which has no room for it.
+    let flow = &mut scratch.flow;
+    flow.outside = *inside;
+    flow.outside.local = *external;
+    flow.outside.local_port = port;
+    flow.epoch = device.epoch;
+    flow.network = device.network;
+    flow.state = State::opened_by(Direction::FromInside).0;
+    begin(flow, now, kind, uplink);
+    scratch.index.inside = *inside;
     match flows::open(inside, &scratch.flow, &scratch.index) {
         Ok(true) => {}
         Ok(false) => release_mapping(&scratch.flow.outside, inside),
@@ -94,7 +107,101 @@ pub fn open(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdic
             return Err(reason);
         }
     }
-    leave(packet, parsed, device, &scratch.flow)
+    if device.flags & flags::FILTER_ADDRESS_DEPENDENT != 0 {
+        scratch.claim = scratch.flow.outside.address_claim();
+        scratch.claimant = Index { inside: inside.address_claim() };
+        let _ = maps::claim(&scratch.claim, &scratch.claimant);
+    }
+    Ok(())
+}
+
+/// What all new records of masqueraded flows have in common.
+#[inline(always)]
+fn begin(flow: &mut Flow, now: u64, kind: u8, uplink: u32) {
+    flow.last_seen_ns = now;
+    flow.created_ns = now;
+    flow.uplink = uplink;
+    flow.remote_network = 0;
+    flow.remote_epoch = 0;
+    flow.kind = kind;
+    flow.reserved = [0; 2];
+}
+
+/// A packet from the world to an external port that a container's socket has, through no flow. Filtering decides (RFC
+/// 4787 section 5). What is refused is not answered (RFC 5382 REQ-4).
+#[inline(always)]
+pub fn accept(packet: Packet, parsed: &Parsed, uplink: &Device, claim: &Index) -> Outcome<Verdict> {
+    let packet = &packet;
+    let endpoint = claimant(claim).ok_or(DropReason::Filtered)?;
+    filter(endpoint.flags, &parsed.tuple)?;
+    flows::may_open(parsed)?;
+    if uplink.flags & flags::FORWARDING == 0 {
+        return Err(DropReason::ForwardingDisabled);
+    }
+    enter_from_outside(&parsed.tuple, endpoint, claim, FlowKind::MASQUERADE, packet.device())?;
+    let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
+    translate::rewrite(*packet, parsed, &scratch.index.inside)?;
+    redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::MasqueradeIn)
+}
+
+/// Enters a flow that the other end opens towards a socket's external port.
+#[inline(never)]
+pub fn enter_from_outside(
+    outside: &Tuple,
+    endpoint: &Endpoint,
+    claim: &Index,
+    kind: u8,
+    uplink: u32,
+) -> Outcome<()> {
+    let network = maps::subnet(&claim.inside.local).ok_or(DropReason::Filtered)?.network;
+    let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
+    let now = helpers::now_ns();
+    scratch.index.inside = *outside;
+    scratch.index.inside.local = claim.inside.local;
+    scratch.index.inside.local_port = claim.inside.local_port;
+    let flow = &mut scratch.flow;
+    flow.outside = *outside;
+    flow.epoch = endpoint.epoch;
+    flow.network = network;
+    flow.state = State::opened_by(Direction::FromOutside).0;
+    begin(flow, now, kind, uplink);
+    let key = mapping_key(outside, &scratch.index.inside);
+    // Without its mapping the claim is about to go, and an earlier container's is nobody's.
+    let mapping = maps::mapping(&key).ok_or(DropReason::Filtered)?;
+    // SAFETY: a map value.
+    if unsafe { (*mapping).epoch } != endpoint.epoch {
+        return Err(DropReason::Filtered);
+    }
+    use_mapping(&key, endpoint.epoch, now).ok_or(DropReason::Filtered)?;
+    match flows::open(&scratch.index.inside, &scratch.flow, &scratch.index) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            release_mapping(outside, &scratch.index.inside);
+            Ok(())
+        }
+        Err(reason) => {
+            release_mapping(outside, &scratch.index.inside);
+            Err(reason)
+        }
+    }
+}
+
+/// The container whose socket has a claim.
+#[inline(always)]
+pub fn claimant<'a>(claim: &Index) -> Option<&'a Endpoint> {
+    maps::endpoint(maps::subnet(&claim.inside.local)?.network, &claim.inside.local)
+}
+
+/// Whether a container of a network with these flags hears this remote end uninvited.
+#[inline(always)]
+pub fn filter(policy: u32, outside: &Tuple) -> Outcome<()> {
+    if policy & flags::FILTER_ENDPOINT_INDEPENDENT != 0 {
+        return Ok(());
+    }
+    if policy & flags::FILTER_ADDRESS_DEPENDENT != 0 && maps::index(&outside.address_claim()).is_some() {
+        return Ok(());
+    }
+    Err(DropReason::Filtered)
 }
 
 #[inline(always)]
@@ -103,8 +210,8 @@ fn has_address(uplink: &Device, is_v6: bool) -> bool {
 }
 
 /// Where a packet to the world leaves, by the host's routing table and rules.
-#[inline(always)]
-fn route(packet: &Packet, parsed: &Parsed) -> Outcome<u32> {
+#[inline(never)]
+fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
     // SAFETY: all-zero is a valid value of this struct of integers.
     let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     lookup.l4_protocol = parsed.tuple.protocol;
@@ -134,12 +241,13 @@ const FRAGMENTATION_NEEDED: i64 = 8;
 /// The external port of an internal socket: the one it has, or a new one (RFC 4787 REQ-1, RFC 5382 REQ-1).
 #[inline(always)]
 fn external_port(
-    scratch: &mut Scratch,
     inside: &Tuple,
     external: &Address,
     settings: &Settings,
+    epoch: u32,
     now: u64,
 ) -> Outcome<u16> {
+    let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     scratch.mapping_key = MappingKey {
         internal: inside.local,
         external: *external,
@@ -147,11 +255,11 @@ fn external_port(
         protocol: inside.protocol,
         reserved: 0,
     };
-    if let Some(port) = use_mapping(&scratch.mapping_key, now) {
+    if let Some(port) = use_mapping(&scratch.mapping_key, epoch, now) {
         return Ok(port);
     }
-    let port = claim_port(scratch, inside, external, settings)?;
-    scratch.mapping = Mapping { last_used_ns: now, flows: 1, port, reserved: 0 };
+    let port = claim_port(inside, external, settings)?;
+    scratch.mapping = Mapping { last_used_ns: now, flows: 1, epoch, port, reserved: [0; 6] };
     if maps::add_mapping(&scratch.mapping_key, &scratch.mapping).is_ok() {
         // Expiry may have met the claim before the mapping was there, and taken it for a left-over.
         if maps::index(&scratch.claim).is_none() {
@@ -161,53 +269,133 @@ fn external_port(
     }
     // Another CPU was faster for the same socket, or the table is full: the claim goes back either way.
     maps::remove_index(&scratch.claim);
-    use_mapping(&scratch.mapping_key, now).ok_or(DropReason::FlowTableFull)
+    use_mapping(&scratch.mapping_key, epoch, now).ok_or(DropReason::FlowTableFull)
 }
 
 #[inline(always)]
-fn use_mapping(key: &MappingKey, now: u64) -> Option<u16> {
+fn use_mapping(key: &MappingKey, epoch: u32, now: u64) -> Option<u16> {
     let mapping = maps::mapping(key)?;
     // SAFETY: a map value; a time written by two CPUs at once is right either way.
     unsafe {
         atomic::add(&raw mut (*mapping).flows, 1);
         (*mapping).last_used_ns = now;
+        (*mapping).epoch = epoch;
         Some((*mapping).port)
+    }
+}
+
+/// A search for an external port: what it looks at, and what it has found.
+#[repr(C)]
+pub struct Search {
+    /// Number of ports in the pool.
+    count: u32,
+    /// First of them.
+    first: u16,
+    /// The port that the container uses itself.
+    own: u16,
+    /// The one found.
+    port: u16,
+    outcome: u16,
+}
+
+const NONE_FOUND: u16 = 0;
+const FOUND: u16 = 1;
+const TABLE_FULL: u16 = 2;
+
+impl Search {
+    /// The port of an attempt: the container's own, then random ones (RFC 6056 section 3.3.1).
+    #[inline(always)]
+    fn port(&self, attempt: u32) -> u16 {
+        if attempt == 0 {
+            return self.own;
+        }
+        // Scaling a random 16-bit number needs no division.
+        self.first.wrapping_add((((helpers::random() & 0xffff) * self.count) >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn is_free(&self, port: u16, protocol: u8) -> bool {
+        (port.wrapping_sub(self.first) as u32) < self.count && !is_reserved(protocol, port)
     }
 }
 
 /// Claims a port that nobody has: the container's own if it lies in the pool, else random ones.
 #[inline(always)]
-fn claim_port(
-    scratch: &mut Scratch,
-    inside: &Tuple,
-    external: &Address,
-    settings: &Settings,
-) -> Outcome<u16> {
-    scratch.claimant = Index { inside: inside.claim() };
-    scratch.claim = Tuple { local: *external, ..inside.claim() };
-    // An ICMP identifier is no port: nobody else on this host uses the number space.
-    let (first, last) = if matches!(inside.protocol, protocol::ICMP | protocol::ICMPV6) {
-        (0, u16::MAX)
-    } else {
-        (settings.first_port, settings.last_port)
+fn claim_port(inside: &Tuple, external: &Address, settings: &Settings) -> Outcome<u16> {
+    let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
+    scratch.claimant.inside = *inside;
+    scratch.claimant.inside.remote = Address::UNSPECIFIED;
+    scratch.claimant.inside.remote_port = 0;
+    scratch.claim = scratch.claimant.inside;
+    scratch.claim.local = *external;
+    // An ICMP identifier is no port: nobody else on this host uses the number space. SCTP keeps its port, whatever it is.
+    let (first, last, attempts) = match inside.protocol {
+        protocol::ICMP | protocol::ICMPV6 => (0, u16::MAX, ATTEMPTS),
+        protocol::SCTP => (1, u16::MAX, 1),
+        _ => (settings.first_port, settings.last_port, ATTEMPTS),
     };
-    let count = u32::from(last.wrapping_sub(first)) + 1;
-    let mut port = inside.local_port;
-    let mut attempt = 0;
-    while attempt < ATTEMPTS {
-        if port >= first && port <= last && !is_reserved(inside.protocol, port) {
-            scratch.claim.local_port = port;
-            match maps::claim(&scratch.claim, &scratch.claimant) {
-                Ok(()) => return Ok(port),
-                Err(maps::EXISTS) => {}
-                Err(_) => return Err(DropReason::FlowTableFull),
-            }
-        }
-        // Scaling a random 16-bit number needs no division (RFC 6056 section 3.3.1 asks for randomness).
-        port = first.wrapping_add((((helpers::random() & 0xffff) * count) >> 16) as u16);
-        attempt += 1;
+    scratch.search = Search {
+        count: u32::from(last.wrapping_sub(first)) + 1,
+        first,
+        own: inside.local_port,
+        port: 0,
+        outcome: NONE_FOUND,
+    };
+    helpers::repeat(attempts, try_claim);
+    match scratch.search.outcome {
+        FOUND => Ok(scratch.search.port),
+        TABLE_FULL => Err(DropReason::FlowTableFull),
+        _ => Err(DropReason::PortsExhausted),
     }
-    Err(DropReason::PortsExhausted)
+}
+
+/// One attempt at a claim. Answers 1 to end the search.
+unsafe extern "C" fn try_claim(attempt: u32, _: *mut c_void) -> u64 {
+    let Some(scratch) = maps::scratch() else { return 1 };
+    let port = scratch.search.port(attempt);
+    if !scratch.search.is_free(port, scratch.claim.protocol) {
+        return 0;
+    }
+    scratch.claim.local_port = port;
+    scratch.search.outcome = match maps::claim(&scratch.claim, &scratch.claimant) {
+        Ok(()) => FOUND,
+        Err(maps::EXISTS) => return 0,
+        Err(_) => TABLE_FULL,
+    };
+    scratch.search.port = port;
+    1
+}
+
+/// A port for this remote end only, when no socket can have one for itself any more: many flows then share a port, each
+/// to another remote end (port overlapping, RFC 7857 section 3).
+#[inline(always)]
+fn overlapping_port(inside: &Tuple, external: &Address) -> Outcome<u16> {
+    let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
+    if matches!(inside.protocol, protocol::ICMP | protocol::ICMPV6) {
+        return Err(DropReason::PortsExhausted);
+    }
+    scratch.claim = *inside;
+    scratch.claim.local = *external;
+    scratch.search.outcome = NONE_FOUND;
+    let attempts = if inside.protocol == protocol::SCTP { 1 } else { OVERLAPPING_ATTEMPTS };
+    helpers::repeat(attempts, try_overlap);
+    match scratch.search.outcome {
+        FOUND => Ok(scratch.search.port),
+        _ => Err(DropReason::PortsExhausted),
+    }
+}
+
+/// One attempt at a port that has no flow to this remote end. The claim is made when the flow is entered.
+unsafe extern "C" fn try_overlap(attempt: u32, _: *mut c_void) -> u64 {
+    let Some(scratch) = maps::scratch() else { return 1 };
+    let port = scratch.search.port(attempt);
+    scratch.claim.local_port = port;
+    if !scratch.search.is_free(port, scratch.claim.protocol) || maps::index(&scratch.claim).is_some() {
+        return 0;
+    }
+    scratch.search.port = port;
+    scratch.search.outcome = FOUND;
+    1
 }
 
 #[inline(always)]

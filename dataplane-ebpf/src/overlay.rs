@@ -33,8 +33,9 @@ const ENCAPSULATE: u64 = FIXED_GSO | 1 << 1 | 1 << 4 | 1 << 6 | (Ethernet::LENGT
 const CONGESTION_EXPERIENCED: u8 = 3;
 
 /// Sends a container's frame to the host of the container it is for.
-#[inline(always)]
-pub fn encapsulate(packet: &Packet, parsed: &Parsed, device: &Device, remote: &Remote) -> Outcome<Verdict> {
+#[inline(never)]
+pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Remote) -> Outcome<Verdict> {
+    let packet = &packet;
     let peer = maps::peer(remote.peer).ok_or(DropReason::UnknownPeer)?;
     if packet.length() as usize > LONGEST {
         return Err(DropReason::TooBig);

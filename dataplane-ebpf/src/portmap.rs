@@ -1,7 +1,7 @@
 //! Port mapping: packets for a published host port, and everything else that comes back in through a flow.
 
 use dataplane_common::{
-    abi::{Device, DropReason, Endpoint, Flow, FlowKind, Index, Path, Publication, Tuple, flags},
+    abi::{Device, DropReason, Endpoint, Flow, FlowKind, Path, Publication, Tuple, flags},
     flow::{Direction, State},
     packet::{protocol, tcp_flags},
 };
@@ -80,8 +80,9 @@ fn deliver(
 }
 
 /// The first packet for a published port. The caller knows that its destination is an address of this host.
-#[inline(always)]
-pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publication) -> Outcome<Verdict> {
+#[inline(never)]
+pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publication) -> Outcome<Verdict> {
+    let packet = &packet;
     flows::may_open(parsed)?;
     if is_connection_of_host(packet, parsed) {
         return Ok(Verdict::Pass(match from {
@@ -92,27 +93,23 @@ pub fn open(packet: &Packet, parsed: &Parsed, from: From<'_>, publication: &Publ
     let endpoint = maps::endpoint(publication.network, &publication.address).ok_or(DropReason::NoEndpoint)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     let outside = &parsed.tuple;
-    scratch.index = Index {
-        inside: Tuple {
-            local: publication.address,
-            local_port: publication.container_port(outside.local_port),
-            ..*outside
-        },
-    };
+    // Field by field, see `masquerade::enter`.
+    scratch.index.inside = *outside;
+    scratch.index.inside.local = publication.address;
+    scratch.index.inside.local_port = publication.container_port(outside.local_port);
     let now = helpers::now_ns();
-    scratch.flow = Flow {
-        outside: *outside,
-        last_seen_ns: now,
-        created_ns: now,
-        epoch: endpoint.epoch,
-        network: publication.network,
-        uplink: 0,
-        remote_network: 0,
-        remote_epoch: 0,
-        kind: FlowKind::HAIRPIN,
-        state: State::opened_by(Direction::FromOutside).0,
-        reserved: [0; 2],
-    };
+    let flow = &mut scratch.flow;
+    flow.outside = *outside;
+    flow.last_seen_ns = now;
+    flow.created_ns = now;
+    flow.epoch = endpoint.epoch;
+    flow.network = publication.network;
+    flow.uplink = 0;
+    flow.remote_network = 0;
+    flow.remote_epoch = 0;
+    flow.kind = FlowKind::HAIRPIN;
+    flow.state = State::opened_by(Direction::FromOutside).0;
+    flow.reserved = [0; 2];
     let path = match from {
         From::Uplink(uplink) => {
             if uplink.flags & flags::FORWARDING == 0 {

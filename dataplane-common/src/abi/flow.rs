@@ -12,6 +12,15 @@ impl FlowKind {
     pub const PORTMAP: u8 = 2;
     /// Opened by a container of this host towards a published port of this host.
     pub const HAIRPIN: u8 = 3;
+    /// Opened by a container towards the external port of another masqueraded one (RFC 4787 REQ-9). Each of the two has
+    /// a record of its own.
+    pub const TURN_BACK: u8 = 4;
+
+    /// Whether flows of this kind use a mapping.
+    #[inline(always)]
+    pub const fn is_masqueraded(kind: u8) -> bool {
+        kind == Self::MASQUERADE || kind == Self::TURN_BACK
+    }
 }
 
 pod! {
@@ -85,15 +94,18 @@ pod! {
     }
 
     /// Value of map `mappings`: the external port of an internal socket.
-    pub struct Mapping [16] {
+    pub struct Mapping [24] {
         /// When a flow last began or ended with it; it is kept for a while after its last flow (RFC 6888 REQ-8).
         pub last_used_ns: u64,
         /// Number of flow records that use it.
         pub flows: u32,
+        /// [`super::Endpoint::epoch`] of the container that has last sent through it: what strangers send to the port of
+        /// an earlier one is not for its successor.
+        pub epoch: u32,
         /// External port, or identifier of an ICMP query.
         pub port: u16,
         /// Zero.
-        pub reserved: u16,
+        pub reserved: [u8; 6],
     }
 
     /// Key of map `fragments`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5).
@@ -161,6 +173,32 @@ impl Tuple {
     #[inline(always)]
     pub const fn claim(&self) -> Self {
         Self { remote: Address::UNSPECIFIED, remote_port: 0, ..*self }
+    }
+
+    /// What says that a socket has sent to some port of this remote address (address-dependent filtering).
+    #[inline(always)]
+    pub const fn address_claim(&self) -> Self {
+        Self { remote_port: 0, ..*self }
+    }
+
+    /// Whether this is an address claim. (Queries of ICMP have no remote port, and no filtering by address.)
+    #[inline(always)]
+    pub const fn is_address_claim(&self) -> bool {
+        self.remote_port == 0
+            && !self.remote.is_unspecified()
+            && !matches!(self.protocol, crate::packet::protocol::ICMP | crate::packet::protocol::ICMPV6)
+    }
+
+    /// The same flow seen from the other end.
+    #[inline(always)]
+    pub const fn mirror(&self) -> Self {
+        Self {
+            local: self.remote,
+            remote: self.local,
+            local_port: self.remote_port,
+            remote_port: self.local_port,
+            ..*self
+        }
     }
 
     /// Whether this is a claim, not a flow.

@@ -11,6 +11,7 @@ use crate::{
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
+    turn_back,
     verdict::{Outcome, Verdict},
 };
 
@@ -154,15 +155,21 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope) -> Ou
     }
     // The client of a published port may be a neighbour: then its answer must come from the host's port.
     if scope == Scope::Beyond || device.flags & flags::PUBLISHED != 0 {
-        if let Some(verdict) = fragments::complete(packet, parsed)? {
-            return Ok(verdict);
+        match fragments::complete(packet, parsed) {
+            Ok(None) => {}
+            Ok(Some(verdict)) => return Ok(verdict),
+            // It has waited in vain. If it is for the host, the host's stack knows what to do.
+            Err(reason) if !maps::is_host_address(&parsed.tuple.remote) => return Err(reason),
+            Err(_) => return Ok(Verdict::Pass(Path::Host)),
         }
         if let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch) {
-            if flow.kind == FlowKind::HAIRPIN {
-                return portmap::answer_hairpin(packet, parsed, flow);
-            }
-            if scope == Scope::Beyond {
-                return masquerade::leave(packet, parsed, device, flow);
+            match flow.kind {
+                FlowKind::HAIRPIN => return portmap::answer_hairpin(packet, parsed, flow),
+                FlowKind::TURN_BACK if scope == Scope::Beyond => {
+                    return turn_back::again(*packet, parsed, flow);
+                }
+                _ if scope == Scope::Beyond => return masquerade::leave(packet, parsed, device, flow),
+                _ => {}
             }
         }
         if parsed.is_icmp_error
@@ -189,7 +196,7 @@ fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdi
     if device.flags & flags::OVERLAY != 0
         && let Some(remote) = maps::remote(device.network, &parsed.tuple.remote)
     {
-        return overlay::encapsulate(packet, parsed, device, remote);
+        return overlay::encapsulate(*packet, parsed, device, remote);
     }
     Ok(Verdict::Pass(Path::SlowPath))
 }
@@ -217,7 +224,7 @@ fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verd
     if device.flags & flags::MASQUERADE == 0 {
         return Err(DropReason::NoRoute);
     }
-    masquerade::open(packet, parsed, device)
+    masquerade::open(*packet, parsed, device)
 }
 
 /// To an address of this host: a published port, or the host itself.
@@ -242,7 +249,13 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdic
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
         // An internal network has the host, not what the host publishes.
         Some(_) if device.flags & flags::INTERNAL != 0 => Err(DropReason::Internal),
-        Some(publication) => portmap::open(packet, parsed, from, publication),
-        None => Ok(Verdict::Pass(Path::Host)),
+        Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::Host)),
+        Some(publication) => portmap::open(*packet, parsed, &from, publication),
+        None => match maps::index(&parsed.tuple.claim()) {
+            Some(_) if device.flags & (flags::MASQUERADE | flags::INTERNAL) == flags::MASQUERADE => {
+                turn_back::open(*packet, parsed, device)
+            }
+            _ => Ok(Verdict::Pass(Path::Host)),
+        },
     }
 }

@@ -6,7 +6,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    flows, fragments, icmp_error, maps, overlay,
+    flows, fragments, icmp_error, maps, masquerade, overlay,
     packet::Packet,
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
@@ -89,9 +89,14 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
+        // There is no translation between the families.
+        Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::NotOurs)),
         Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
-        Some(publication) => portmap::open(packet, parsed, portmap::From::Uplink(device), publication),
-        None => Ok(Verdict::Pass(Path::NotOurs)),
+        Some(publication) => portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication),
+        None => match maps::index(&tuple.claim()) {
+            Some(claim) => masquerade::accept(*packet, parsed, device, claim),
+            None => Ok(Verdict::Pass(Path::NotOurs)),
+        },
     }
 }
 

@@ -32,7 +32,7 @@ fn a_frame_for_a_member_is_delivered() -> Result {
             Frame::echo_reply(a.0, b.0, 1),
             Frame::icmp(Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port), a.0, b.0),
             Frame::ip(IpNumber::GRE, a.0, b.0),
-            Frame::ip(IpNumber::SCTP, a.0, b.0).payload(b""),
+            Frame::ip(IpNumber::SCTP, a.0, b.0).payload(&[0; 12]),
             Frame::udp(a, b).payload(&[7; 3000]),
         ];
         for frame in frames {

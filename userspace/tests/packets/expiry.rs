@@ -306,7 +306,7 @@ fn after_expiry() -> Result {
         established(host)?;
         host.age_flows(seconds(7441))?;
         assert_eq!(host.expire()?, 1);
-        host.world_sends(&Frame::tcp((REMOTE, 443), (HOST, PORT)).by_router())?.passed(Path::NotOurs);
+        host.world_sends(&Frame::tcp((REMOTE, 443), (HOST, PORT)).by_router())?.dropped(DropReason::Filtered);
         let reset = Frame::tcp((A.address, PORT), (REMOTE, 443)).control(|tcp| tcp.rst = true).sent_by(&A);
         host.container_sends(&A, &reset)?.dropped(DropReason::NoFlow);
         segment(host, true, |tcp| tcp.ack = true)?;

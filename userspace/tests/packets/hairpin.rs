@@ -154,8 +154,11 @@ fn what_a_published_port_refuses() -> Result {
         let udp = Frame::udp((A.address, 40_000), (HOST, 53)).sent_by(&A);
         let reset = Frame::tcp((A.address, 40_000), (HOST, 80)).control(|tcp| tcp.rst = true).sent_by(&A);
         host.container_sends(&A, &reset)?.dropped(DropReason::NoFlow);
-        host.container_sends(&A, &udp.clone().fragment(0, true))?.dropped(DropReason::Fragment);
-        host.container_sends(&A, &udp.clone().ttl(1))?.dropped(DropReason::TimeToLive);
+        host.container_sends(&A, &udp.clone().ttl(1))?.refused(
+            DropReason::TimeToLive,
+            (11, 0, 0),
+            FRONT.gateway,
+        );
         host.remove_endpoint(&C)?;
         host.container_sends(&A, &Frame::udp((A.address, 40_001), (HOST, 53)).sent_by(&A))?
             .dropped(DropReason::NoEndpoint);

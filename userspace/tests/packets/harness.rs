@@ -175,7 +175,8 @@ impl Run<'_> {
         let fits = match verdict {
             Verdict::Next => drop.is_none(),
             Verdict::Drop => drop.is_some(),
-            Verdict::Redirect => path.is_some(),
+            // A packet that is refused goes back to its sender as an ICMP error.
+            Verdict::Redirect => path.is_some() || drop.is_some(),
         };
         assert!(fits, "{} answered {verdict:?} and counted {path:?} {drop:?}", self.program);
         Ok(Outcome { verdict, path, drop, counted, input: self.frame.to_vec(), frame })

@@ -179,6 +179,13 @@ impl Host {
         Ok(self.programs.hash::<_, Endpoint>(map::ENDPOINTS)?.remove(&key)?)
     }
 
+    pub fn change_endpoint(&mut self, container: &Container, change: impl FnOnce(&mut Endpoint)) -> Result {
+        let key = endpoint_key(container);
+        let mut endpoint = self.programs.hash(map::ENDPOINTS)?.get(&key, 0)?;
+        change(&mut endpoint);
+        Ok(self.programs.hash(map::ENDPOINTS)?.insert(key, endpoint, 0)?)
+    }
+
     pub fn set_device(&mut self, name: &str, device: Device) -> Result {
         Ok(self.programs.hash(map::DEVICES)?.insert(if_nametoindex(name)?, device, 0)?)
     }
@@ -207,6 +214,11 @@ impl Host {
 
     pub fn add_address(&mut self, host: Ipv4Addr, device: &str) -> Result {
         Ok(self.programs.hash(map::ADDRESSES)?.insert(address(host), if_nametoindex(device)?, 0)?)
+    }
+
+    pub fn add_address_v6(&mut self, host: std::net::Ipv6Addr, device: &str) -> Result {
+        let key = Address::from(std::net::IpAddr::V6(host));
+        Ok(self.programs.hash(map::ADDRESSES)?.insert(key, if_nametoindex(device)?, 0)?)
     }
 
     pub fn remove_address(&mut self, host: Ipv4Addr) -> Result {

@@ -9,7 +9,7 @@ use crate::{
     frames::Frame,
     host::{Host, ICMP, TCP, UDP, with_host, with_sizes},
     outcome::assert_bytes,
-    topology::{A, B, Container, FIRST_PORT, HOST, LAST_PORT, REMOTE, REMOTE_2},
+    topology::{A, B, Container, FIRST_PORT, FRONT, HOST, LAST_PORT, REMOTE, REMOTE_2},
 };
 
 /// Opens a UDP flow and answers its external port.
@@ -104,7 +104,7 @@ fn reserved_ports_are_never_chosen() -> Result {
             let frame = Frame::udp((A.address, port), (REMOTE, 53)).sent_by(&A);
             let outcome = host.container_sends(&A, &frame)?;
             if outcome.path.is_none() {
-                outcome.dropped(DropReason::PortsExhausted);
+                assert_eq!(outcome.drop, Some(DropReason::PortsExhausted));
             } else {
                 assert!(got.insert(outcome.source_port()), "two sockets with one port");
             }
@@ -133,7 +133,11 @@ fn an_empty_pool_harms_nobody_who_has_a_port() -> Result {
         assert_eq!(external_port(host, &A, 40_000, (REMOTE, 53))?, FIRST_PORT);
         for container in [&A, &B] {
             let frame = Frame::udp((container.address, 40_001), (REMOTE, 53)).sent_by(container);
-            host.container_sends(container, &frame)?.dropped(DropReason::PortsExhausted);
+            host.container_sends(container, &frame)?.refused(
+                DropReason::PortsExhausted,
+                (3, 13, 0),
+                FRONT.gateway,
+            );
         }
         assert_eq!(external_port(host, &A, 40_000, (REMOTE, 53))?, FIRST_PORT);
         assert_eq!(external_port(host, &A, 40_000, (REMOTE_2, 53))?, FIRST_PORT);
@@ -154,7 +158,7 @@ fn full_tables_refuse_new_flows_only() -> Result {
                 let outcome = host.container_sends(&A, &frame)?;
                 match outcome.path {
                     Some(_) => opened += 1,
-                    None => outcome.dropped(DropReason::FlowTableFull),
+                    None => outcome.refused(DropReason::FlowTableFull, (3, 13, 0), FRONT.gateway),
                 }
                 if opened == flows {
                     break;

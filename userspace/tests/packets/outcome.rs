@@ -1,8 +1,9 @@
 //! What a program did with a packet, and assertions on it.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::Ipv4Addr};
 
 use dataplane_common::abi::{Counter, DropReason, Path};
+use etherparse::{IpNumber, Ipv4Header};
 
 use crate::frames::Frame;
 
@@ -83,6 +84,31 @@ impl Outcome {
         self.counts(1);
     }
 
+    /// Dropped for this reason, and the sender is told by this ICMP error, which this host sends from `source`.
+    #[track_caller]
+    pub fn refused(self, reason: DropReason, (kind, code, mtu): (u8, u8, u16), source: Ipv4Addr) {
+        self.is(Verdict::Redirect, None, Some(reason));
+        self.counts(1);
+        let (ethernet, rest) = etherparse::Ethernet2Header::from_slice(&self.frame).expect("Ethernet");
+        assert_eq!(ethernet.destination[..], self.input[6..12]);
+        assert_eq!(ethernet.source[..], self.input[0..6]);
+        let (ip, rest) = Ipv4Header::from_slice(rest).expect("an IPv4 header");
+        assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+        assert_eq!(
+            (ip.source, ip.destination),
+            (source.octets(), self.input[26..30].try_into().expect("four"))
+        );
+        assert_eq!(usize::from(ip.total_len), self.frame.len() - 14);
+        assert_eq!((ip.protocol, ip.time_to_live), (IpNumber::ICMP, 64));
+        assert_eq!(sum(rest), 0xffff, "the ICMP checksum");
+        assert_eq!((rest[0], rest[1]), (kind, code));
+        assert_eq!(u16::from_be_bytes([rest[6], rest[7]]), mtu);
+        // As much as there was of the IP header and what the sender needs to find its socket.
+        let quote = &rest[8..];
+        assert!(quote.len() >= 28, "it quotes {} bytes", quote.len());
+        assert_bytes(quote, &self.input[14..14 + quote.len()]);
+    }
+
     /// Counted as so many packets of all the bytes that came in.
     #[track_caller]
     pub fn counts_as(self, packets: u64) -> Self {
@@ -109,6 +135,16 @@ impl Outcome {
     pub fn source_port(&self) -> u16 {
         u16::from_be_bytes([self.frame[34], self.frame[35]])
     }
+}
+
+/// The one's complement sum of bytes; 0xffff where they hold their own checksum.
+pub fn sum(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low));
+    let mut sum: u32 = bytes.chunks(2).map(word).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
 }
 
 /// Compares frames; what differs is marked.

@@ -152,8 +152,7 @@ fn what_a_published_port_refuses() -> Result {
         let udp = Frame::udp(CLIENT, (HOST, 53)).by_router();
         let tcp = Frame::tcp(CLIENT, (HOST, 80)).by_router();
         host.world_sends(&tcp.control(|tcp| tcp.rst = true))?.dropped(DropReason::NoFlow);
-        host.world_sends(&udp.clone().fragment(0, true))?.dropped(DropReason::Fragment);
-        host.world_sends(&udp.clone().ttl(1))?.dropped(DropReason::TimeToLive);
+        host.world_sends(&udp.clone().ttl(1))?.refused(DropReason::TimeToLive, (11, 0, 0), HOST);
         host.change_flags(UPLINK, flags::FORWARDING, 0)?;
         host.world_sends(&udp)?.dropped(DropReason::ForwardingDisabled);
         host.change_flags(UPLINK, 0, flags::FORWARDING)?;
@@ -288,6 +287,25 @@ fn a_connection_of_the_host_goes_on() -> Result {
         // Another client's segment of a connection whose record was lost.
         host.world_sends(&Frame::tcp(CLIENT, (local, port)).by_router())?.took(Path::PortmapIn);
         drop(near);
+        Ok(())
+    })
+}
+
+/// A port of an IPv4 container is not published over IPv6: the host answers there.
+#[test]
+fn the_other_family_is_the_hosts() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&A, 53))?;
+        let v6: std::net::Ipv6Addr = "2001:db8::1".parse()?;
+        host.add_address_v6(v6, UPLINK)?;
+        let client: std::net::Ipv6Addr = "2001:db8::99".parse()?;
+        let packet = etherparse::PacketBuilder::ethernet2(ROUTER_MAC, UPLINK_MAC)
+            .ipv6(client.octets(), v6.octets(), 64)
+            .udp(40_000, 53);
+        let mut bytes = Vec::new();
+        packet.write(&mut bytes, b"question")?;
+        host.world_sends_bytes(&bytes)?.passed(Path::NotOurs);
+        assert!(host.is_empty()?);
         Ok(())
     })
 }

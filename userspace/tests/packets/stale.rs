@@ -37,7 +37,7 @@ fn a_reply_to_the_predecessor_is_not_delivered() -> Result {
     for confirmed in [false, true] {
         with_host(|host| {
             replaced(host, confirmed)?;
-            host.world_sends(&back())?.passed(Path::NotOurs);
+            host.world_sends(&back())?.dropped(DropReason::Filtered);
             assert!(host.confirmed()?.is_empty() && host.unconfirmed()?.is_empty());
             assert_eq!(host.mapping_users(UDP, (A.address, 25_000))?, 0);
             // The successor has a flow of its own.
