@@ -16,7 +16,7 @@ use super::{
     maps::Maps,
     namespaces::{self, Cookies},
     overlay,
-    ports::{Ports, Refused, key},
+    ports::{self, Ports, Refused, key},
     problem::Problem,
     programs,
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
@@ -177,6 +177,8 @@ impl Reconciler {
         let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
+        let refused = self.ports.clone().check(&state).await?;
+        problems.extend(ports::problems(&state, &refused));
         state.problems = problems;
         Ok(state)
     }
@@ -217,13 +219,7 @@ impl Reconciler {
             .iter()
             .filter(|publication| !refused.contains_key(&key(publication)))
             .collect();
-        for publication in &state.publications {
-            if let Some(reason) = refused.get(&key(publication)) {
-                let object =
-                    format!("port {} of container {}", publication.host_side(), publication.container);
-                problems.push(Problem::new(object, reason));
-            }
-        }
+        problems.extend(ports::problems(&state, &refused));
 
         // Removal: what leads to a container first, then the container's device.
         let superfluous = devices::superfluous(&state, &kernel);
