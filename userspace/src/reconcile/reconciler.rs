@@ -177,6 +177,9 @@ impl Reconciler {
         let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
+        let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
+        let vtep = tunnel_address(&state, &uplinks);
+        overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.clone().check(&state).await?;
         problems.extend(ports::problems(&state, &refused));
         state.problems = problems;
@@ -213,6 +216,7 @@ impl Reconciler {
 
         let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = tunnel_address(&state, &uplinks);
+        overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;
         let publications: Vec<&ResolvedPublication> = state
             .publications
