@@ -41,7 +41,7 @@ fn failures_have_exit_codes_and_documents() -> Result<()> {
         let error = &document(&json)?["errors"][0];
         assert_eq!((&error["line"], &error["column"]), (&2.into(), &10.into()), "{error}");
     }
-    // A round that fails as a whole: what it writes its choices to is not what it was.
+    // One that succeeds has its own document.
     let applied = it.daemon.json(&["apply", "-f", &good])?;
     assert!(applied["changes"].is_array() && applied["problems"].is_array(), "{applied}");
     // No daemon.
