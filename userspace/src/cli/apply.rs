@@ -5,19 +5,21 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Global, Outcome, absolute, output, unexpected};
+use super::{Failure, Global, Outcome, absolute, output, unexpected};
 use crate::{
     control::{
         client::ask,
         protocol::{Reply, Request},
     },
+    providers::once,
     reconcile::{changes::Change, problem::Problem},
 };
 
 /// Applies files.
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// A file that declares networks and services; several are merged.
+    /// A file that declares networks and services, or - for standard input; several are merged. If one is a pipe or
+    /// standard input, all are read once and not watched.
     #[arg(short, long = "file", required = true)]
     files: Vec<PathBuf>,
     /// Only say what would change.
@@ -33,8 +35,11 @@ struct Document<'a> {
 
 impl Apply {
     pub(super) fn run(&self, global: &Global) -> Outcome {
+        // What can be read only once is read here: `/dev/fd/63` is another file to the daemon.
+        let texts = once::texts(&self.files).map_err(Failure::BadFiles)?;
         let files = absolute(&self.files)?;
-        let request = if self.dry_run { Request::Plan { files } } else { Request::Apply { files } };
+        let request =
+            if self.dry_run { Request::Plan { files, texts } } else { Request::Apply { files, texts } };
         match ask(&global.socket, &request)? {
             Reply::Changes { changes, problems } => {
                 for problem in &problems {

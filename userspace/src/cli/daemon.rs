@@ -6,7 +6,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::{Failure, Global, Outcome, absolute};
-use crate::daemon;
+use crate::{daemon, providers::once};
 
 /// Runs the daemon.
 #[derive(Debug, Args)]
@@ -18,6 +18,13 @@ pub struct Daemon {
 
 impl Daemon {
     pub(super) fn run(&self, global: &Global) -> Outcome {
+        if self.files.iter().any(|file| once::is_standard_input(file)) {
+            return Err(Failure::BadInput(
+                "-f -: the daemon reads its files again whenever they change, and standard input can be read only \
+                 once: write it to a file and name that"
+                    .to_owned(),
+            ));
+        }
         let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
         tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).init();
         let options = daemon::Options {
@@ -28,7 +35,7 @@ impl Daemon {
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(daemon::run(options)).map_err(|error| match error {
-            daemon::Error::BadInput(_) => Failure::BadInput(error.to_string()),
+            daemon::Error::BadInput(errors) => Failure::BadFiles(errors),
             other => Failure::Failed(other.to_string()),
         })
     }

@@ -82,6 +82,17 @@ pub fn parse_with_sources(sources: &[(PathBuf, String)]) -> Result<Loaded, Confi
     build(&sources.iter().map(|(_, text)| Some(text.as_str())).collect::<Vec<_>>(), report)
 }
 
+/// Reads texts for [`parse_with_sources`] from where they may be read only once: pipes, and standard input (`-`).
+pub fn read_once(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>, ConfigErrors> {
+    let mut report = Report::new(files.iter().map(PathBuf::as_path));
+    let texts = files.iter().enumerate().map(|(file, path)| {
+        let text = source::read_once(path, file, &mut report).unwrap_or_default();
+        (path.clone(), text)
+    });
+    let texts = texts.collect();
+    report.finish(texts)
+}
+
 /// The JSON schema of a file.
 pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(ComposeFile).to_value()

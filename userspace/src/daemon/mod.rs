@@ -24,8 +24,9 @@ use crate::{
 
 use owner::Owner;
 
-/// Everything is compared with the kernel at least this often.
-const FULL: Duration = Duration::from_secs(10);
+/// Everything is compared with the kernel at least this often: what makes no event is put right within 10 s, the round
+/// itself included.
+const FULL: Duration = Duration::from_secs(8);
 /// Some containers are looked into this often,
 const LOOK: Duration = Duration::from_millis(100);
 /// and this often while something was heard of them.
@@ -181,7 +182,10 @@ fn renew(watch: &mut Watch, files: &[PathBuf], failure: &mut Option<String>) {
             let text = error.to_string();
             // Once, not at every tick.
             if failure.as_ref() != Some(&text) {
-                tracing::warn!(error = text, "the files cannot be watched; they are looked at every 10 s");
+                tracing::warn!(
+                    error = text,
+                    "the files cannot be watched; they are looked at every few seconds"
+                );
             }
             *failure = Some(text);
         }

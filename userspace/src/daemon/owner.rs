@@ -19,6 +19,8 @@ use crate::{
 pub struct Owner {
     pub(super) reconciler: Reconciler,
     pub(super) files: Vec<PathBuf>,
+    /// Whether the files can be read again.
+    pub(super) watched: bool,
     /// Of the files as last read; unknown until they are read here.
     stamp: Option<Stamp>,
     pub(super) desired: Loaded,
@@ -53,6 +55,7 @@ impl Owner {
         Ok(Self {
             reconciler,
             files,
+            watched: true,
             stamp: None,
             desired,
             errors: Vec::new(),
@@ -110,6 +113,9 @@ impl Owner {
 
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
+        if !self.watched {
+            return;
+        }
         let start = Instant::now();
         self.stamp = Some(Stamp::of(&self.files));
         let loaded = file::load(&self.files);
@@ -135,14 +141,15 @@ impl Owner {
 
     /// Reads the files again if they are others than those last read: not every change makes an event.
     pub async fn reload_if_changed(&mut self) {
-        if self.stamp.as_ref() != Some(&Stamp::of(&self.files)) {
+        if self.watched && self.stamp.as_ref() != Some(&Stamp::of(&self.files)) {
             self.reload().await;
         }
     }
 
     /// Takes other files as the state.
-    pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, loaded: Loaded) {
+    pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, watched: bool, loaded: Loaded) {
         self.files = files;
+        self.watched = watched;
         // They were read before, it is not known when.
         self.stamp = None;
         self.desired = loaded;
@@ -150,9 +157,9 @@ impl Owner {
         self.round(Depth::Changes).await;
     }
 
-    /// The files that declare the state.
+    /// The files that declare the state and are to be watched.
     pub fn files(&self) -> &[PathBuf] {
-        &self.files
+        if self.watched { &self.files } else { &[] }
     }
 
     /// Removes expired flow records.

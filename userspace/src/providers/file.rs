@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
-    config::{self, Loaded},
+    config::{self, ConfigErrors, Loaded},
     reconcile::namespace_reference,
 };
 
@@ -38,23 +38,28 @@ impl std::fmt::Display for FileError {
 
 /// Reads the files.
 pub fn load(files: &[PathBuf]) -> Result<Loaded, Vec<FileError>> {
-    config::load_with_sources(files).map_err(|errors| {
-        errors
-            .iter()
-            .map(|error| FileError {
-                file: error.file.clone(),
-                line: error.line,
-                column: error.column,
-                reason: error.reason.clone(),
-            })
-            .collect()
-    })
+    config::load_with_sources(files).map_err(|errors| in_parts(&errors))
+}
+
+pub(super) fn in_parts(errors: &ConfigErrors) -> Vec<FileError> {
+    errors
+        .iter()
+        .map(|error| FileError {
+            file: error.file.clone(),
+            line: error.line,
+            column: error.column,
+            reason: error.reason.clone(),
+        })
+        .collect()
 }
 
 /// Reads the files and also requires that every namespace they name exists: for people who check or apply a file by
 /// hand. The daemon itself goes on without a namespace, which may come later.
 pub fn load_checked(files: &[PathBuf]) -> Result<Loaded, Vec<FileError>> {
-    let loaded = load(files)?;
+    checked(load(files)?)
+}
+
+pub(super) fn checked(loaded: Loaded) -> Result<Loaded, Vec<FileError>> {
     let mut errors = Vec::new();
     for (name, container) in &loaded.state.containers {
         let reason = match namespace_reference(container) {

@@ -5,14 +5,25 @@ use std::{
     net::IpAddr,
 };
 
-use super::resolved::{ResolvedPublication, ResolvedState};
+use super::{
+    problem::Problem,
+    resolved::{ResolvedPublication, ResolvedState},
+};
 use crate::{
     model::Protocol,
     netdev::{self, LocalSocket, SocketState, holders, sockets},
 };
 
+/// The refused publications of a state as problems.
+pub fn problems(state: &ResolvedState, refused: &Refused) -> impl Iterator<Item = Problem> {
+    state.publications.iter().filter_map(|publication| {
+        let object = format!("port {} of container {}", publication.host_side(), publication.container);
+        refused.get(&key(publication)).map(|reason| Problem::new(object, reason))
+    })
+}
+
 /// Which publications are served. A served one stays so: from then on the `bind` programs keep processes away.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ports {
     served: HashSet<String>,
 }

@@ -5,6 +5,7 @@ use std::{
     io::Read,
     net::{IpAddr, Ipv4Addr},
     path::Path,
+    time::SystemTime,
 };
 
 use super::{
@@ -12,11 +13,11 @@ use super::{
     devices,
     facts::{DeviceFact, KernelFacts, UplinkFact},
     kernel::Kernel,
-    leases::{LeaseFacts, Leases, StateLock, Store, StoreError, resolve},
+    leases::{LeaseFacts, Leases, StateLock, Store, StoreError, prune, resolve, withhold},
     maps::Maps,
     namespaces::{self, Cookies},
     overlay,
-    ports::{Ports, Refused, key},
+    ports::{self, Ports, Refused, key},
     problem::Problem,
     programs,
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
@@ -177,6 +178,11 @@ impl Reconciler {
         let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
+        let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
+        let vtep = tunnel_address(&state, &uplinks);
+        overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
+        let refused = self.ports.clone().check(&state).await?;
+        problems.extend(ports::problems(&state, &refused));
         state.problems = problems;
         Ok(state)
     }
@@ -185,8 +191,7 @@ impl Reconciler {
     pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
         let full = depth == Depth::Full;
         let mut problems = Vec::new();
-        if sysctls::first_start(&mut self.leases, self.own_cookie)? {
-            self.keep_leases()?;
+        if sysctls::first_start(&mut self.leases, self.own_cookie)? && self.try_to_keep(&mut problems)? {
             sysctls::switch_forwarding_on(&mut self.leases)?;
         }
         // Taken, so that a round that fails leaves nothing to be believed by the next.
@@ -206,24 +211,27 @@ impl Reconciler {
         let lease_facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases, &lease_facts);
         problems.append(&mut state.problems);
+        if full {
+            let exists = |name: &str| kernel.link(name).is_some();
+            prune(&mut self.leases, desired, SystemTime::now(), exists);
+        }
         // Before anything is made: a name or address that is in use but was not kept would be given away twice.
-        self.keep_leases()?;
+        if !self.try_to_keep(&mut problems)?
+            && let Some(kept) = &self.kept
+        {
+            withhold(&mut state, &self.leases, kept, &self.applied.state, &mut problems);
+        }
 
         let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = tunnel_address(&state, &uplinks);
+        overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;
         let publications: Vec<&ResolvedPublication> = state
             .publications
             .iter()
             .filter(|publication| !refused.contains_key(&key(publication)))
             .collect();
-        for publication in &state.publications {
-            if let Some(reason) = refused.get(&key(publication)) {
-                let object =
-                    format!("port {} of container {}", publication.host_side(), publication.container);
-                problems.push(Problem::new(object, reason));
-            }
-        }
+        problems.extend(ports::problems(&state, &refused));
 
         // Removal: what leads to a container first, then the container's device.
         let superfluous = devices::superfluous(&state, &kernel);
@@ -269,9 +277,10 @@ impl Reconciler {
         }
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
         let reservation = sysctls::Reservation::begin(&mut self.leases, &published)?;
-        self.keep_leases()?;
-        kernel.reserved = reservation.write(&mut self.leases)?;
-        self.keep_leases()?;
+        if self.try_to_keep(&mut problems)? {
+            kernel.reserved = reservation.write(&mut self.leases)?;
+            self.try_to_keep(&mut problems)?;
+        }
         self.kernel = Some(kernel);
         if full || !superfluous.is_empty() {
             // Every device of weft that is there, right or not: one that could not be put right needs its guard most.
@@ -282,6 +291,19 @@ impl Reconciler {
         let failed = self.containers.failed().iter().cloned().collect();
         self.applied = Applied { state, facts, refused, failed, problems };
         Ok(())
+    }
+
+    /// Keeps the choices, or has a problem. Where none were ever kept nothing could be served: that is an error.
+    fn try_to_keep(&mut self, problems: &mut Vec<Problem>) -> Result<bool, StoreError> {
+        let Err(error) = self.keep_leases() else { return Ok(true) };
+        if self.kept.is_none() {
+            return Err(error);
+        }
+        let problem = Problem::new("leases", error);
+        if !problems.contains(&problem) {
+            problems.push(problem);
+        }
+        Ok(false)
     }
 
     /// Keeps the choices, if there are new ones.
@@ -414,8 +436,8 @@ fn random_seed() -> u64 {
     let mut bytes = [0; 8];
     match std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
         Ok(()) => u64::from_ne_bytes(bytes),
-        Err(_) => std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as u64),
+        Err(_) => {
+            SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+        }
     }
 }

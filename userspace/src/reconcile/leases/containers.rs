@@ -57,6 +57,7 @@ pub(super) fn resolve(
                     epoch: 0,
                     namespace_cookie: cookie,
                     interface: Some(interface),
+                    gone_since: None,
                 },
                 leases,
             );

@@ -7,9 +7,11 @@ mod containers;
 mod networks;
 mod overlay;
 mod ports;
+mod pruning;
 mod publications;
 mod store;
 mod subnets;
+mod unkept;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -19,12 +21,15 @@ use std::{
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
+pub use pruning::prune;
 pub use store::{StateLock, Store, StoreError};
+pub use unkept::withhold;
 
 use super::resolved::{FoundNamespace, ResolvedState};
 use crate::model::{DesiredState, MacAddress, PortRange, Protocol};
 
-/// All choices made so far. Nothing is forgotten while its object is away; room is made only when there is none.
+/// All choices made so far. Nothing is forgotten while its object is away for less than a week; room is made earlier only
+/// when there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leases {
     /// Format of the file.
@@ -45,6 +50,9 @@ pub struct Leases {
     pub ports: BTreeMap<String, u16>,
     /// Numbers of the peers.
     pub peers: BTreeMap<IpAddr, u32>,
+    /// When peers were found to be declared no longer, in seconds of the Unix epoch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gone_peers: BTreeMap<IpAddr, u64>,
     /// Kernel settings that weft changed, with the value from before.
     pub sysctls: BTreeMap<String, String>,
     /// Device names that weft has used.
@@ -76,6 +84,9 @@ pub struct NetworkLease {
     pub subnet: Option<Ipv4Network>,
     /// The address given last.
     pub last_address: Option<Ipv4Addr>,
+    /// When it was found to be declared no longer, in seconds of the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_since: Option<u64>,
 }
 
 /// What a container keeps for one network.
@@ -91,6 +102,9 @@ pub struct EndpointLease {
     pub namespace_cookie: Option<u64>,
     /// Number of its interface (`eth0`, `eth1`, …) while it is attached.
     pub interface: Option<u32>,
+    /// When it was found to be declared no longer, in seconds of the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_since: Option<u64>,
 }
 
 /// What the choices depend on besides the desired state.
@@ -122,6 +136,7 @@ impl Leases {
             endpoints: BTreeMap::new(),
             ports: BTreeMap::new(),
             peers: BTreeMap::new(),
+            gone_peers: BTreeMap::new(),
             sysctls: BTreeMap::new(),
             devices: BTreeSet::new(),
             sysctls_of: None,
