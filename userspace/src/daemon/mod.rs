@@ -238,7 +238,13 @@ fn concerns(owner: &mut Owner, event: Event) -> Concern {
                 return Concern::Container;
             }
         }
-        (_, None) => owner.doubt_host(),
+        // The bridge enters each of its ports' own addresses.
+        (Change::Neighbour { ifindex, .. } | Change::Forwarding { ifindex, .. }, None)
+            if !owner.keeps_neighbours_of(ifindex) =>
+        {
+            return Concern::Nothing;
+        }
+        (change, None) => owner.doubt_host(change),
     }
     Concern::Host
 }

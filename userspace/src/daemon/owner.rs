@@ -8,6 +8,7 @@ use std::{
 use crate::{
     config::Loaded,
     dataplane,
+    netdev::Change,
     providers::file::{self, FileError, Stamp},
     reconcile::{
         self, Applied, Depth, Reconciler, containers::Looked, problem::Problem, resolved::ResolvedState,
@@ -176,8 +177,13 @@ impl Owner {
     }
 
     /// Something changed in the host itself.
-    pub fn doubt_host(&mut self) {
-        self.reconciler.doubt_host();
+    pub fn doubt_host(&mut self, change: Change) {
+        self.reconciler.doubt_host(change);
+    }
+
+    /// Whether weft keeps the neighbours of this device.
+    pub fn keeps_neighbours_of(&self, ifindex: u32) -> bool {
+        self.reconciler.keeps_neighbours_of(ifindex)
     }
 
     /// Whether an interface is not right.

@@ -30,8 +30,23 @@ impl Ports {
     pub async fn check(&mut self, state: &ResolvedState) -> netdev::Result<Refused> {
         let declared: HashSet<String> = state.publications.iter().map(key).collect();
         self.served.retain(|known| declared.contains(known));
-        let new: Vec<(&ResolvedPublication, String)> = state
-            .publications
+        self.decide(&state.publications).await
+    }
+
+    /// The same where only some publications are others than before.
+    pub async fn check_difference(
+        &mut self,
+        before: &[ResolvedPublication],
+        after: &[ResolvedPublication],
+    ) -> netdev::Result<Refused> {
+        for gone in before.iter().filter(|publication| !after.contains(publication)) {
+            self.served.remove(&key(gone));
+        }
+        self.decide(after).await
+    }
+
+    async fn decide(&mut self, publications: &[ResolvedPublication]) -> netdev::Result<Refused> {
+        let new: Vec<(&ResolvedPublication, String)> = publications
             .iter()
             .map(|publication| (publication, key(publication)))
             .filter(|(_, key)| !self.served.contains(key))

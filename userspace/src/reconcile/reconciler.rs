@@ -11,7 +11,7 @@ use super::{
     containers::{Containers, Host, Looked},
     devices,
     facts::{DeviceFact, KernelFacts, UplinkFact},
-    kernel::Kernel,
+    kernel::{Changed, Kernel},
     leases::{LeaseFacts, Leases, StateLock, Store, StoreError, resolve},
     maps::Maps,
     namespaces::{self, Cookies},
@@ -26,9 +26,14 @@ use crate::{
     dataplane::{self, Dataplane},
     model::{DesiredState, PortRange, Protocol},
     netdev::{
-        self, BoundPorts, Link, Namespace, NamespaceIdentity, NamespaceLock, Netlink, PortRanges, bound_ports,
+        self, BoundPorts, Change, Link, Namespace, NamespaceIdentity, NamespaceLock, Netlink, PortRanges,
+        bound_ports,
     },
 };
+
+mod difference;
+
+use difference::Memory;
 
 /// Up to so many devices that a round made are read one by one, more of them all at once.
 const READ_SINGLY: usize = 16;
@@ -94,8 +99,10 @@ pub struct Reconciler {
     maps: Maps,
     bound: BoundPorts,
     applied: Applied,
-    /// The host as last read, until something is heard to have changed there.
+    /// The host as last read, until it is heard that anything may have changed there.
     kernel: Option<Kernel>,
+    /// What the next round needs to work on a difference only. None after a round that left something to be done.
+    memory: Option<Memory>,
     _state: StateLock,
     _namespace: NamespaceLock,
 }
@@ -126,6 +133,7 @@ impl Reconciler {
             bound: BoundPorts::default(),
             applied: Applied::default(),
             kernel: None,
+            memory: None,
             _state: state,
             _namespace: namespace,
         })
@@ -152,14 +160,29 @@ impl Reconciler {
     }
 
     /// Something changed in the host itself.
-    pub fn doubt_host(&mut self) {
-        self.kernel = None;
+    pub fn doubt_host(&mut self, change: Change) {
+        let Some(kernel) = &mut self.kernel else { return };
+        match change {
+            Change::Resync => self.kernel = None,
+            // What the slow path of an overlay needs is read in whole rounds only.
+            Change::Neighbour { .. } | Change::Forwarding { .. } => self.memory = None,
+            change => kernel.doubt(change),
+        }
+    }
+
+    /// Whether entries of this device's neighbours and forwarding database are weft's: the bridges and vxlan devices of
+    /// overlay networks.
+    pub fn keeps_neighbours_of(&self, ifindex: u32) -> bool {
+        let facts = &self.applied.facts;
+        let of_overlay = |name: &String| facts.vxlans.contains_key(name);
+        facts.vxlans.values().any(|vxlan| vxlan.ifindex == ifindex)
+            || facts.bridges.iter().any(|(name, bridge)| of_overlay(name) && bridge.ifindex == ifindex)
     }
 
     /// Events were lost.
     pub fn doubt_all(&mut self) {
         self.containers.doubt_all();
-        self.doubt_host();
+        self.doubt_host(Change::Resync);
     }
 
     /// Looks into some containers: something was heard of them, or it is their turn.
@@ -167,7 +190,12 @@ impl Reconciler {
         // While the host is in doubt a round is due anyway.
         let Some(kernel) = &self.kernel else { return Looked { wrong: true, more: true } };
         let host = Host { netlink: &self.netlink, kernel, dataplane: &self.dataplane };
-        self.containers.look_into_some(host).await
+        let looked = self.containers.look_into_some(host).await;
+        if looked.wrong {
+            // What is wrong inside a namespace shows neither in the files nor in the host's devices.
+            self.memory = None;
+        }
+        looked
     }
 
     /// What `desired` would be with every choice made; nothing is kept or changed.
@@ -183,17 +211,36 @@ impl Reconciler {
 
     /// Makes the kernel what `desired` asks, as far as it can; what it cannot is in [`Self::applied`].
     pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
+        // Taken, so that a round that fails leaves nothing to be believed by the next.
+        let (memory, kernel) = (self.memory.take(), self.kernel.take());
+        let (kernel, changed) = match kernel {
+            Some(mut kernel) if depth == Depth::Changes => {
+                let changed = kernel.refresh(&self.netlink).await?;
+                (kernel, changed)
+            }
+            _ => (Kernel::read(&self.netlink).await?, Changed::Everything),
+        };
+        match (memory, changed) {
+            (Some(memory), Changed::Containers(veths)) => {
+                self.difference_round(desired, memory, veths, kernel).await
+            }
+            (memory, _) => self.whole_round(desired, depth, memory, kernel).await,
+        }
+    }
+
+    async fn whole_round(
+        &mut self,
+        desired: &DesiredState,
+        depth: Depth,
+        memory: Option<Memory>,
+        mut kernel: Kernel,
+    ) -> Result<(), Error> {
         let full = depth == Depth::Full;
         let mut problems = Vec::new();
         if sysctls::first_start(&mut self.leases, self.own_cookie)? {
             self.keep_leases()?;
             sysctls::switch_forwarding_on(&mut self.leases)?;
         }
-        // Taken, so that a round that fails leaves nothing to be believed by the next.
-        let mut kernel = match self.kernel.take() {
-            Some(kernel) if !full => kernel,
-            _ => Kernel::read(&self.netlink).await?,
-        };
         if full {
             self.bound = bound_ports().await?;
             match self.dataplane.ensure_pins() {
@@ -207,7 +254,7 @@ impl Reconciler {
         let mut state = resolve(desired, &mut self.leases, &lease_facts);
         problems.append(&mut state.problems);
         // Before anything is made: a name or address that is in use but was not kept would be given away twice.
-        self.keep_leases()?;
+        let chosen = self.keep_leases()?;
 
         let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = tunnel_address(&state, &uplinks);
@@ -268,10 +315,7 @@ impl Reconciler {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
         }
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
-        let reservation = sysctls::Reservation::begin(&mut self.leases, &published)?;
-        self.keep_leases()?;
-        kernel.reserved = reservation.write(&mut self.leases)?;
-        self.keep_leases()?;
+        self.reserve(&published, &mut kernel)?;
         self.kernel = Some(kernel);
         if full || !superfluous.is_empty() {
             // Every device of weft that is there, right or not: one that could not be put right needs its guard most.
@@ -279,18 +323,28 @@ impl Reconciler {
             let wanted = owned.chain(uplinks.iter().map(|uplink| uplink.ifindex)).collect();
             programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
         }
-        let failed = self.containers.failed().iter().cloned().collect();
+        let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
+        self.memory = if problems.is_empty() && refused.is_empty() && failed.is_empty() {
+            let same = !chosen && self.applied.state == state;
+            match memory.filter(|memory| same && memory.is_of(desired)) {
+                Some(memory) => Some(memory),
+                None => Some(Memory::new(desired, &self.leases, &state)),
+            }
+        } else {
+            None
+        };
         self.applied = Applied { state, facts, refused, failed, problems };
         Ok(())
     }
 
-    /// Keeps the choices, if there are new ones.
-    fn keep_leases(&mut self) -> Result<(), StoreError> {
-        if self.kept.as_ref() != Some(&self.leases) {
+    /// Keeps the choices, if there are new ones; answers whether there were.
+    fn keep_leases(&mut self) -> Result<bool, StoreError> {
+        let new = self.kept.as_ref() != Some(&self.leases);
+        if new {
             self.store.save(&self.leases)?;
             self.kept = Some(self.leases.clone());
         }
-        Ok(())
+        Ok(new)
     }
 
     async fn lease_facts(

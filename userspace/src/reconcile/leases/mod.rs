@@ -4,6 +4,7 @@
 
 mod addresses;
 mod containers;
+pub mod difference;
 mod networks;
 mod overlay;
 mod ports;
