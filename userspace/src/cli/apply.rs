@@ -17,8 +17,8 @@ use crate::{
 /// Applies files.
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// A file that declares networks and services; several are merged.
-    #[arg(short, long = "file", required = true)]
+    /// Files that declare networks and services, or directories for all *.yaml and *.yml in them; they are merged.
+    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Only say what would change.
     #[arg(long)]

@@ -12,8 +12,8 @@ use crate::{config, providers::file::load_checked};
 pub enum Config {
     /// Check files, and that the namespaces they name exist, without applying them.
     Check {
-        /// A file; several are merged.
-        #[arg(short, long = "file", required = true)]
+        /// Files, or directories for all *.yaml and *.yml in them; they are merged.
+        #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Print the JSON schema of the file format.

@@ -11,8 +11,8 @@ use crate::daemon;
 /// Runs the daemon.
 #[derive(Debug, Args)]
 pub struct Daemon {
-    /// A file that declares networks and services; several are merged.
-    #[arg(short, long = "file", required = true)]
+    /// Files that declare networks and services, or directories for all *.yaml and *.yml in them; they are merged.
+    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 

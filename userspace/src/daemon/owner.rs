@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    config::Loaded,
+    config::{Known, Loaded},
     dataplane,
     netdev::Change,
     providers::file::{self, FileError, Stamp},
@@ -22,6 +22,7 @@ pub struct Owner {
     pub(super) files: Vec<PathBuf>,
     /// Of the files as last read; unknown until they are read here.
     stamp: Option<Stamp>,
+    known: Known,
     pub(super) desired: Loaded,
     /// What is wrong with the files now; the state is then the last good one.
     pub(super) errors: Vec<FileError>,
@@ -40,6 +41,7 @@ impl Owner {
         state_dir: &Path,
         options: &dataplane::Options,
         files: Vec<PathBuf>,
+        known: Known,
         desired: Loaded,
     ) -> Result<Self, reconcile::Error> {
         let reconciler = Reconciler::open(state_dir, options).await?;
@@ -55,6 +57,7 @@ impl Owner {
             reconciler,
             files,
             stamp: None,
+            known,
             desired,
             errors: Vec::new(),
             failure: None,
@@ -113,7 +116,7 @@ impl Owner {
     pub async fn reload(&mut self) {
         let start = Instant::now();
         self.stamp = Some(Stamp::of(&self.files));
-        let loaded = file::load(&self.files);
+        let loaded = file::load(&self.files, &mut self.known);
         tracing::debug!(elapsed = ?start.elapsed(), "files read");
         match loaded {
             Ok(loaded) => {
@@ -146,6 +149,7 @@ impl Owner {
         self.files = files;
         // They were read before, it is not known when.
         self.stamp = None;
+        self.known = Known::default();
         self.desired = loaded;
         self.errors.clear();
         self.round(Depth::Changes).await;
