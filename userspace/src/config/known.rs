@@ -39,6 +39,8 @@ pub struct Known {
     paths: Vec<PathBuf>,
     /// By number, those of good shape.
     parsed: HashMap<usize, (FileStamp, ComposeFile)>,
+    /// Of the last reading.
+    stamps: Vec<(PathBuf, Option<FileStamp>)>,
 }
 
 impl std::fmt::Debug for Known {
@@ -56,9 +58,11 @@ impl Known {
         }
         let numbers: Vec<usize> = files.iter().map(|path| self.number(path)).collect();
         let mut report = Report::new(self.paths.iter().map(PathBuf::as_path));
+        self.stamps.clear();
         let mut before = std::mem::take(&mut self.parsed);
         for (path, number) in files.iter().zip(&numbers) {
             let stamp = FileStamp::of(path);
+            self.stamps.push((path.clone(), stamp));
             let unchanged = before.remove(number).filter(|(before, _)| Some(*before) == stamp);
             let parsed = unchanged.or_else(|| {
                 let text = source::read(path, *number, &mut report)?;
@@ -72,6 +76,11 @@ impl Known {
         }
         let parsed = numbers.iter().filter_map(|number| Some((*number, &self.parsed.get(number)?.1)));
         conclude(parsed.collect(), report)
+    }
+
+    /// The files of the last reading, as they were just before it.
+    pub fn stamps(&self) -> &[(PathBuf, Option<FileStamp>)] {
+        &self.stamps
     }
 
     fn number(&mut self, path: &Path) -> usize {

@@ -115,8 +115,8 @@ impl Owner {
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
         let start = Instant::now();
-        self.stamp = Some(Stamp::of(&self.files));
-        let loaded = file::load(&self.files, &mut self.known);
+        let (stamp, loaded) = file::load_stamped(&self.files, &mut self.known);
+        self.stamp = Some(stamp);
         tracing::debug!(elapsed = ?start.elapsed(), "files read");
         match loaded {
             Ok(loaded) => {

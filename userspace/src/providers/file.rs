@@ -38,8 +38,16 @@ impl std::fmt::Display for FileError {
 
 /// Reads the sources: files, and directories for the files in them. `known` has those read before.
 pub fn load(sources: &[PathBuf], known: &mut Known) -> Result<Loaded, Vec<FileError>> {
-    let files = expand(sources)?;
-    known.load(&files).map_err(|errors| {
+    load_stamped(sources, known).1
+}
+
+/// The same, with what tells later whether the sources are others than those read.
+pub fn load_stamped(sources: &[PathBuf], known: &mut Known) -> (Stamp, Result<Loaded, Vec<FileError>>) {
+    let files = match expand(sources) {
+        Ok(files) => files,
+        Err(errors) => return (Stamp::of(sources), Err(errors)),
+    };
+    let loaded = known.load(&files).map_err(|errors| {
         errors
             .iter()
             .map(|error| FileError {
@@ -49,7 +57,8 @@ pub fn load(sources: &[PathBuf], known: &mut Known) -> Result<Loaded, Vec<FileEr
                 reason: error.reason.clone(),
             })
             .collect()
-    })
+    });
+    (Stamp(known.stamps().to_vec()), loaded)
 }
 
 /// The files that sources stand for: a directory for all `*.yaml` and `*.yml` in it, in the order of their names.

@@ -1,7 +1,7 @@
 //! One round of reconciliation.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::Read,
     net::{IpAddr, Ipv4Addr},
     path::Path,
@@ -12,7 +12,11 @@ use super::{
     devices,
     facts::{DeviceFact, KernelFacts, UplinkFact},
     kernel::{Changed, Kernel},
-    leases::{LeaseFacts, Leases, StateLock, Store, StoreError, resolve},
+    leases::{
+        LeaseFacts, Leases, StateLock, Store, StoreError,
+        journal::{Entry, Journal},
+        resolve,
+    },
     maps::Maps,
     namespaces::{self, Cookies},
     overlay,
@@ -91,6 +95,7 @@ pub struct Reconciler {
     own: NamespaceIdentity,
     own_cookie: u64,
     store: Store,
+    journal: Journal,
     leases: Leases,
     kept: Option<Leases>,
     cookies: Cookies,
@@ -123,6 +128,7 @@ impl Reconciler {
             dataplane,
             own: own.identity(),
             own_cookie,
+            journal: Journal::new(store.directory()),
             store,
             leases,
             kept,
@@ -341,10 +347,31 @@ impl Reconciler {
     fn keep_leases(&mut self) -> Result<bool, StoreError> {
         let new = self.kept.as_ref() != Some(&self.leases);
         if new {
-            self.store.save(&self.leases)?;
-            self.kept = Some(self.leases.clone());
+            self.save_leases()?;
         }
         Ok(new)
+    }
+
+    fn save_leases(&mut self) -> Result<(), StoreError> {
+        self.store.save(&self.leases)?;
+        self.kept = Some(self.leases.clone());
+        self.journal.begin(self.store.path()).map_err(|error| self.store.io("begin the journal of", error))
+    }
+
+    /// Keeps the choices, which are new for these containers of the applied state only.
+    fn keep_leases_of(&mut self, touched: &BTreeSet<String>) -> Result<(), StoreError> {
+        let Some(kept) = &mut self.kept else { return self.save_leases() };
+        let entry = Entry::new(&self.leases, kept, touched, &self.applied.state);
+        if entry.is_kept(kept) {
+            return Ok(());
+        }
+        let appended = self.journal.append(&entry);
+        if appended.map_err(|error| self.store.io("write the journal of", error))? {
+            entry.apply(kept);
+            Ok(())
+        } else {
+            self.save_leases()
+        }
     }
 
     async fn lease_facts(

@@ -289,12 +289,7 @@ fn adopt(leases: &mut Leases, scratch: Leases, touched: &BTreeSet<String>, desir
     leases.endpoints.extend(scratch.endpoints);
     for name in touched.iter().filter(|name| !desired.containers.contains_key(*name)) {
         // As in a whole resolution, the ports of a container that is gone are free for others.
-        let prefix = format!("{name} ");
-        let gone = leases.ports.range(prefix.clone()..).map(|(key, _)| key);
-        let gone: Vec<String> = gone.take_while(|key| key.starts_with(&prefix)).cloned().collect();
-        for key in gone {
-            leases.ports.remove(&key);
-        }
+        leases.forget_ports_of(name);
     }
 }
 

@@ -111,7 +111,7 @@ impl Reconciler {
         };
         memory.adopt(desired, &touched);
         // Before anything is made, as in a whole round.
-        self.keep_leases()?;
+        self.keep_leases_of(&touched)?;
 
         let mut problems = Vec::new();
         let refused =
@@ -146,6 +146,8 @@ impl Reconciler {
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
         if let Some(published) = published {
             self.reserve(&published, &mut kernel)?;
+        } else {
+            debug_assert_eq!(self.kept.as_ref(), Some(&self.leases), "the journal has all of a difference");
         }
         let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
         if problems.is_empty() && failed.is_empty() {

@@ -6,7 +6,12 @@ use super::*;
 use crate::{
     model::{Attachment, Driver, MacAddress, Network, PortRange, Protocol, Publication, Subnet},
     netdev::{NamespaceIdentity, NamespaceRef},
-    reconcile::leases::resolve,
+    reconcile::{
+        facts::{DeviceFact, KernelFacts},
+        leases::{journal::Entry, resolve},
+        names,
+        tables::{Tables, build, difference::Difference},
+    },
 };
 
 const NETWORKS: [&str; 3] = ["back", "front", "mesh"];
@@ -137,6 +142,36 @@ fn facts(cookies: &BTreeMap<String, u64>, desired: &DesiredState) -> LeaseFacts 
     }
 }
 
+/// What the kernel would have made of a state.
+fn kernel_facts(state: &ResolvedState) -> KernelFacts {
+    let device = |name: &str, salt: u64| DeviceFact {
+        ifindex: names::stable_hash(salt, &[name]) as u32,
+        mtu: 1500,
+        mac: MacAddress([2; 6]),
+    };
+    KernelFacts {
+        bridges: state
+            .networks
+            .iter()
+            .map(|(name, network)| (name.clone(), device(&network.bridge, 0)))
+            .collect(),
+        // One that is not there without its namespace, and a new one in each.
+        veths: state
+            .endpoints
+            .iter()
+            .filter_map(|(id, endpoint)| {
+                let cookie = endpoint.namespace.as_ref()?.cookie;
+                Some((id.clone(), device(&endpoint.device, cookie)))
+            })
+            .collect(),
+        ..KernelFacts::default()
+    }
+}
+
+fn tables_of(state: &ResolvedState) -> Tables {
+    build(state, &state.publications.iter().collect::<Vec<_>>(), &kernel_facts(state))
+}
+
 /// Applies steps in both ways and compares after each; answers how many were patched.
 fn compare(rounds: Vec<Vec<Step>>) -> Result<usize, TestCaseError> {
     let mut desired = DesiredState::default();
@@ -148,6 +183,7 @@ fn compare(rounds: Vec<Vec<Step>>) -> Result<usize, TestCaseError> {
     let mut state = resolve(&desired, &mut leases, &facts(&cookies, &desired));
     resolve(&desired, &mut whole_leases, &facts(&cookies, &desired));
     let mut index = Some(Index::new(&desired, &leases, &state));
+    let mut tables = tables_of(&state);
     let mut patched = 0;
     for steps in rounds {
         let before = desired.clone();
@@ -192,7 +228,26 @@ fn compare(rounds: Vec<Vec<Step>>) -> Result<usize, TestCaseError> {
             let namespaces = &facts.namespaces;
             let done = patch(&before, &desired, &touched, namespaces, &mut leases, &mut state, &mut index);
             match done {
-                Some(_) => Some(index),
+                Some(patched) => {
+                    let (state_before, kept) = &untouched;
+                    let facts_before = kernel_facts(state_before);
+                    let devices: Vec<u32> = patched
+                        .endpoints_before
+                        .keys()
+                        .filter_map(|id| Some(facts_before.veths.get(id)?.ifindex))
+                        .collect();
+                    let publications: Vec<&ResolvedPublication> = state.publications.iter().collect();
+                    let kernel = kernel_facts(&state);
+                    Difference::new(&tables, &patched, &devices, &state, &publications, &kernel)
+                        .enter(&mut tables);
+                    let mut kept = kept.clone();
+                    let entry = Entry::new(&leases, &kept, &touched, &state);
+                    let same = entry.is_kept(&kept);
+                    entry.apply(&mut kept);
+                    assert_eq!(kept, leases, "what is kept");
+                    assert_eq!(same, untouched.1 == leases);
+                    Some(index)
+                }
                 None => {
                     assert_eq!((&state, &leases), (&untouched.0, &untouched.1), "nothing was changed");
                     None
@@ -204,7 +259,9 @@ fn compare(rounds: Vec<Vec<Step>>) -> Result<usize, TestCaseError> {
         } else {
             state = resolve(&desired, &mut leases, &facts);
             index = Some(Index::new(&desired, &leases, &state));
+            tables = tables_of(&state);
         }
+        prop_assert_eq!(&tables, &tables_of(&whole));
         prop_assert_eq!(&state, &whole);
         prop_assert_eq!(&leases, &whole_leases);
     }
