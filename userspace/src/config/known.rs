@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -34,8 +35,9 @@ impl FileStamp {
 /// What is known of files read before.
 #[derive(Default)]
 pub struct Known {
-    /// Their numbers, which places refer to: a file keeps its own while others come and go.
-    numbers: HashMap<PathBuf, usize>,
+    /// Their numbers, which places refer to: a file keeps its own while others come and go. By text, for paths are hashed
+    /// part by part.
+    numbers: HashMap<OsString, usize>,
     paths: Vec<PathBuf>,
     /// By number, those of good shape.
     parsed: HashMap<usize, (FileStamp, ComposeFile)>,
@@ -84,12 +86,12 @@ impl Known {
     }
 
     fn number(&mut self, path: &Path) -> usize {
-        if let Some(number) = self.numbers.get(path) {
+        if let Some(number) = self.numbers.get(path.as_os_str()) {
             return *number;
         }
         let number = self.paths.len();
         self.paths.push(path.to_owned());
-        self.numbers.insert(path.to_owned(), number);
+        self.numbers.insert(path.as_os_str().to_owned(), number);
         number
     }
 }

@@ -92,11 +92,12 @@ fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
         let entry = entry?;
         // Without following links there: what a link leads to is the reader's to judge.
         if is_source(Path::new(&entry.file_name())) && !entry.file_type()?.is_dir() {
-            files.push(entry.path());
+            files.push(entry.file_name());
         }
     }
-    files.sort();
-    Ok(files)
+    // Names, for paths are compared part by part, which takes ten times as long.
+    files.sort_unstable();
+    Ok(files.into_iter().map(|name| directory.join(name)).collect())
 }
 
 /// Whether a file of this name in a directory is read: hidden files and what editors leave behind (`.a.yaml.swp`,
