@@ -1,24 +1,20 @@
 //! One round of reconciliation.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io::Read,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::Path,
 };
 
 use super::{
     containers::{Containers, Host, Looked},
     devices,
-    facts::{DeviceFact, KernelFacts, UplinkFact},
+    facts::KernelFacts,
     kernel::{Changed, Kernel},
-    leases::{
-        LeaseFacts, Leases, StateLock, Store, StoreError,
-        journal::{Entry, Journal},
-        resolve,
-    },
+    leases::{Leases, StateLock, Store, StoreError, journal::Journal, resolve},
     maps::Maps,
-    namespaces::{self, Cookies},
+    namespaces::Cookies,
     overlay,
     ports::{Ports, Refused, key},
     problem::Problem,
@@ -28,16 +24,16 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane},
-    model::{DesiredState, PortRange, Protocol},
-    netdev::{
-        self, BoundPorts, Change, Link, Namespace, NamespaceIdentity, NamespaceLock, Netlink, PortRanges,
-        bound_ports,
-    },
+    model::{DesiredState, PortRange},
+    netdev::{self, BoundPorts, Change, Namespace, NamespaceIdentity, NamespaceLock, Netlink, bound_ports},
 };
 
 mod difference;
+mod keeping;
+mod reading;
 
 use difference::Memory;
+use reading::tunnel_address;
 
 /// Up to so many devices that a round made are read one by one, more of them all at once.
 const READ_SINGLY: usize = 16;
@@ -343,150 +339,10 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Keeps the choices, if there are new ones; answers whether there were.
-    fn keep_leases(&mut self) -> Result<bool, StoreError> {
-        let new = self.kept.as_ref() != Some(&self.leases);
-        if new {
-            self.save_leases()?;
-        }
-        Ok(new)
-    }
-
-    fn save_leases(&mut self) -> Result<(), StoreError> {
-        self.store.save(&self.leases)?;
-        self.kept = Some(self.leases.clone());
-        self.journal.begin(self.store.path()).map_err(|error| self.store.io("begin the journal of", error))
-    }
-
-    /// Keeps the choices, which are new for these containers of the applied state only.
-    fn keep_leases_of(&mut self, touched: &BTreeSet<String>) -> Result<(), StoreError> {
-        let Some(kept) = &mut self.kept else { return self.save_leases() };
-        let entry = Entry::new(&self.leases, kept, touched, &self.applied.state);
-        if entry.is_kept(kept) {
-            return Ok(());
-        }
-        let appended = self.journal.append(&entry);
-        if appended.map_err(|error| self.store.io("write the journal of", error))? {
-            entry.apply(kept);
-            Ok(())
-        } else {
-            self.save_leases()
-        }
-    }
-
-    async fn lease_facts(
-        &mut self,
-        desired: &DesiredState,
-        kernel: &Kernel,
-        problems: &mut Vec<Problem>,
-    ) -> Result<LeaseFacts, Error> {
-        self.forget_gone(kernel);
-        let namespaces = namespaces::find(desired, self.own, &mut self.cookies, problems).await;
-        let each = |ranges: &PortRanges, protocol: Protocol| -> Vec<(Protocol, u16)> {
-            ranges.iter().flat_map(|range| range.first..=range.last).map(|port| (protocol, port)).collect()
-        };
-        let bound =
-            each(&self.bound.tcp, Protocol::Tcp).into_iter().chain(each(&self.bound.udp, Protocol::Udp));
-        Ok(LeaseFacts {
-            host_routes: kernel.foreign_routes(),
-            namespaces,
-            ephemeral_ports: kernel.ephemeral,
-            bound_ports: bound.collect(),
-        })
-    }
-
-    /// A container whose veth has gone may have a new namespace with the inode of the old one.
-    fn forget_gone(&mut self, kernel: &Kernel) {
-        for endpoint in self.applied.state.endpoints.values() {
-            if let Some(namespace) = &endpoint.namespace
-                && kernel.link(&endpoint.device).is_none()
-            {
-                self.cookies.forget(&namespace.identity);
-            }
-        }
-    }
-
-    async fn peer_uplinks(
-        &self,
-        state: &ResolvedState,
-        uplinks: &[UplinkFact],
-        problems: &mut Vec<Problem>,
-    ) -> Result<BTreeMap<IpAddr, u32>, Error> {
-        let mut found = BTreeMap::new();
-        for vtep in state.peers.keys() {
-            let reason = match self.netlink.route_to(*vtep).await? {
-                Some(route) if uplinks.iter().any(|uplink| uplink.ifindex == route.ifindex) => {
-                    found.insert(*vtep, route.ifindex);
-                    continue;
-                }
-                Some(_) => {
-                    "the route to it leads through a device that is no uplink; name that in x-weft.uplinks"
-                }
-                None => "this host has no route to it",
-            };
-            problems.push(Problem::new(format!("peer {vtep}"), reason));
-        }
-        Ok(found)
-    }
-
-    fn facts(
-        &self,
-        state: &ResolvedState,
-        uplinks: &[UplinkFact],
-        vtep: Option<Ipv4Addr>,
-        kernel: &Kernel,
-        peer_uplinks: BTreeMap<IpAddr, u32>,
-    ) -> KernelFacts {
-        let by_name = |name: &str| kernel.link(name).and_then(device_fact);
-        let networks = &state.networks;
-        let bridges = networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(&of.bridge)?)));
-        let vxlans =
-            networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(of.vxlan.as_deref()?)?)));
-        // One that could not be looked at is what it was, as long as its device is: the container's flows go on.
-        let before = &self.applied.facts.veths;
-        let usable = |id: &EndpointId, fact: &DeviceFact| {
-            !self.containers.failed().contains(id)
-                || before.get(id).is_some_and(|before| before.ifindex == fact.ifindex)
-        };
-        let veths = state.endpoints.iter().filter_map(|(id, of)| Some((id, by_name(&of.device)?)));
-        let veths = veths.filter(|(id, fact)| usable(id, fact)).map(|(id, fact)| (id.clone(), fact));
-        let addresses: HashMap<IpAddr, u32> = kernel
-            .addresses
-            .iter()
-            .filter(|address| !address.address.ip().is_loopback() && !address.tentative)
-            .map(|address| (address.address.ip(), address.ifindex))
-            .collect();
-        KernelFacts {
-            uplinks: uplinks.to_vec(),
-            bridges: bridges.collect(),
-            vxlans: vxlans.collect(),
-            veths: veths.collect(),
-            addresses,
-            peer_uplinks,
-            vtep,
-            forwarding: kernel.forwarding,
-            bound: self.bound.clone(),
-            reserved: kernel.reserved.difference(&sysctls::added(&self.leases)),
-            ephemeral: kernel.ephemeral,
-            netns_cookie: self.own_cookie,
-        }
-    }
-
     /// The external ports that masquerade uses now, for `status`.
     pub fn masquerade_ports(&self) -> PortRange {
         let host = &self.applied.state.host;
         host.masquerade_ports.unwrap_or_else(|| super::pool::default_pool(self.applied.facts.ephemeral))
-    }
-}
-
-fn device_fact(link: &Link) -> Option<DeviceFact> {
-    Some(DeviceFact { ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address? })
-}
-
-fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<Ipv4Addr> {
-    match state.host.vtep {
-        Some(IpAddr::V4(vtep)) => Some(vtep),
-        _ => uplinks.iter().find_map(|uplink| uplink.address),
     }
 }
 

@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::{Applied, Error, READ_SINGLY, Reconciler, device_fact};
+use super::{Applied, Error, READ_SINGLY, Reconciler, reading::device_fact};
 use crate::{
     model::{ContainerNamespace, DesiredState},
-    netdev::PortRanges,
     reconcile::{
         containers::Host,
         kernel::Kernel,
@@ -20,7 +19,6 @@ use crate::{
         ports::key,
         problem::Problem,
         resolved::{EndpointId, ResolvedPublication, ResolvedState},
-        sysctls,
         tables::difference::Difference,
     },
 };
@@ -260,14 +258,5 @@ impl Reconciler {
                 veths.insert(id.clone(), fact);
             }
         }
-    }
-
-    /// Has the published ports reserved, each step kept.
-    pub(super) fn reserve(&mut self, published: &PortRanges, kernel: &mut Kernel) -> Result<(), Error> {
-        let reservation = sysctls::Reservation::begin(&mut self.leases, published)?;
-        self.keep_leases()?;
-        kernel.reserved = reservation.write(&mut self.leases)?;
-        self.keep_leases()?;
-        Ok(())
     }
 }
