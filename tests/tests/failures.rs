@@ -84,6 +84,17 @@ fn pipes_are_read_once() -> Result<()> {
         let plan = bash(&format!("{weft} apply --dry-run --socket {socket} {source}"))?.expect_ok()?;
         assert!(plan.stdout.contains("8181"), "{plan:?}");
     }
+    // A directory beside a pipe: what is in it is read once as well.
+    let more = it.lab.directory().join("more");
+    fs::create_dir(&more)?;
+    fs::write(
+        more.join("more.yaml"),
+        "networks: { more: { ipam: { config: [ { subnet: 10.77.0.0/24 } ] } } }\n",
+    )?;
+    let both = format!("-f {} - < {file}", more.display());
+    bash(&format!("{weft} config check {both}"))?.expect_ok()?;
+    let plan = bash(&format!("{weft} apply --dry-run --socket {socket} {both}"))?.expect_ok()?;
+    assert!(plan.stdout.contains("8181") && plan.stdout.contains("10.77.0.0/24"), "{plan:?}");
     // Errors have their place, by the name that the shell gave.
     let wrong = bash(&format!("sed s/10.10.0.11/10.99.0.11/ {file} | {weft} config check -f -"))?;
     assert!(wrong.code() == Some(2) && wrong.stderr.starts_with("-:20:"), "{wrong:?}");
@@ -123,8 +134,12 @@ fn leases_that_cannot_be_kept_stop_only_what_is_new() -> Result<()> {
     let _web = it.web.serve_http(80, "hello")?;
     let _extra = it.host.container("extra")?;
     // Something else where the new file is to be written: open(2) fails, as it would on a full or read-only disk.
-    let blocked = it.daemon.state_dir().join("leases.json.new");
-    fs::create_dir(&blocked)?;
+    // The journal, where a difference is kept, likewise.
+    let blocked = ["leases.json.new", "leases.journal"].map(|name| it.daemon.state_dir().join(name));
+    for path in &blocked {
+        let _ = fs::remove_file(path);
+        fs::create_dir(path)?;
+    }
     let more = ONE_HOST
         .replace("services:\n", "services:\n  extra:\n    networks: { front: {} }\n    ports: [ \"9090:90\" ]\n    x-weft: { netns: extra }\n")
         .replace("\"8080:80\"", "\"8083:80\"");
@@ -140,7 +155,9 @@ fn leases_that_cannot_be_kept_stop_only_what_is_new() -> Result<()> {
         Ok(it.client.curl("http://192.0.2.1:8083")?.stdout == "hello")
     })?;
     assert!(it.web.pings("10.10.0.11")?);
-    fs::remove_dir(&blocked)?;
+    for path in &blocked {
+        fs::remove_dir(path)?;
+    }
     within(Duration::from_secs(12), "the new container is there once leases can be kept", || {
         Ok(_extra.ip("link show dev eth0").is_ok()
             && it.daemon.json(&["status"])?["problems"].as_array().is_some_and(Vec::is_empty))
@@ -165,5 +182,71 @@ fn dry_run_names_the_ports_that_are_held() -> Result<()> {
     assert!(told.contains("8090/tcp of container web") && told.contains("labtool"), "{plan}");
     assert_eq!(plan["problems"].as_array().map(Vec::len), Some(1), "{plan}");
     assert!(!it.daemon.command(&["port", "ls"])?.stdout.contains("8090"), "nothing was changed");
+    it.lab.finish()
+}
+
+/// Where ports are chosen every round is a whole one.
+fn without_chosen_ports() -> String {
+    ONE_HOST.replace("      - \"11000-11002:80\"\n", "")
+}
+
+/// A container that moves to another namespace needs a new epoch: where that cannot be kept it stays where it was. One
+/// change alone, which is the work of a difference.
+#[test]
+fn who_moves_while_leases_cannot_be_kept_stays() -> Result<()> {
+    let before = without_chosen_ports();
+    let it = OneHost::with("stays", &before)?;
+    let _web = it.web.serve_http(80, "hello")?;
+    let extra = it.host.container("extra")?;
+    let blocked = ["leases.json.new", "leases.journal"].map(|name| it.daemon.state_dir().join(name));
+    for path in &blocked {
+        let _ = fs::remove_file(path);
+        fs::create_dir(path)?;
+    }
+    it.daemon.rewrite(&before.replace("netns: web", "netns: extra"))?;
+    within(WAIT, "it is told", || Ok(problems(&it.daemon)?.contains("container web in network front")))?;
+    assert_eq!(it.client.curl("http://192.0.2.1:8080")?.stdout, "hello");
+    assert!(extra.ip("link show dev eth0").is_err());
+    for path in &blocked {
+        fs::remove_dir(path)?;
+    }
+    within(Duration::from_secs(12), "it moves once leases can be kept", || {
+        Ok(extra.ip("link show dev eth0").is_ok() && problems(&it.daemon)? == "[]")
+    })?;
+    it.lab.finish()
+}
+
+/// Where only one of the journal and the lease file can be written, that one has the choice, and nothing waits.
+#[test]
+fn journal_and_lease_file_stand_in_for_one_another() -> Result<()> {
+    let mut text = without_chosen_ports();
+    let mut it = OneHost::with("standin", &text)?;
+    let (first, second) = (it.host.container("first")?, it.host.container("second")?);
+    let mut add = |name: &str| {
+        let service =
+            format!("services:\n  {name}: {{ networks: {{ front: {{}} }}, x-weft: {{ netns: {name} }} }}\n");
+        text = text.replace("services:\n", &service);
+        text.clone()
+    };
+    let [file, journal] = ["leases.json.new", "leases.journal"].map(|name| it.daemon.state_dir().join(name));
+    fs::create_dir(&file)?;
+    it.daemon.rewrite(&add("first"))?;
+    within(WAIT, "the journal has it", || first.pings("10.10.0.10"))?;
+    assert_eq!(problems(&it.daemon)?, "[]");
+    assert!(fs::read_to_string(&journal)?.contains("\"first\""));
+    let address = |container: &tests::Container| container.ip("-4 -o address show dev eth0");
+    let before = address(&first)?;
+    it.daemon.kill9();
+    fs::remove_dir(&file)?;
+    it.daemon.restart()?;
+    assert_eq!(address(&first)?, before);
+
+    let _ = fs::remove_file(&journal);
+    fs::create_dir(&journal)?;
+    it.daemon.rewrite(&add("second"))?;
+    within(WAIT, "the lease file has it", || second.pings("10.10.0.10"))?;
+    assert_eq!(problems(&it.daemon)?, "[]");
+    assert!(fs::read_to_string(it.daemon.state_dir().join("leases.json"))?.contains("\"second\""));
+    fs::remove_dir(&journal)?;
     it.lab.finish()
 }

@@ -18,9 +18,9 @@ use crate::{
 /// Applies files.
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// A file that declares networks and services, or - for standard input; several are merged. If one is a pipe or
-    /// standard input, all are read once and not watched.
-    #[arg(short, long = "file", required = true)]
+    /// Files that declare networks and services, directories for all *.yaml and *.yml in them, or - for standard input;
+    /// they are merged. If one is a pipe or standard input, all are read once and not watched.
+    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Only say what would change.
     #[arg(long)]
@@ -36,8 +36,13 @@ struct Document<'a> {
 impl Apply {
     pub(super) fn run(&self, global: &Global) -> Outcome {
         // What can be read only once is read here: `/dev/fd/63` is another file to the daemon.
-        let texts = once::texts(&self.files).map_err(Failure::BadFiles)?;
-        let files = absolute(&self.files)?;
+        let (files, texts) = match once::texts(&self.files).map_err(Failure::BadFiles)? {
+            Some(sources) => {
+                let (files, texts): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
+                (absolute(&files)?, Some(texts))
+            }
+            None => (absolute(&self.files)?, None),
+        };
         let request =
             if self.dry_run { Request::Plan { files, texts } } else { Request::Apply { files, texts } };
         match ask(&global.socket, &request)? {

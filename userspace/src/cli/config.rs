@@ -12,8 +12,8 @@ use crate::{config, providers::once};
 pub enum Config {
     /// Check files, and that the namespaces they name exist, without applying them.
     Check {
-        /// A file, or - for standard input; several are merged.
-        #[arg(short, long = "file", required = true)]
+        /// Files, directories for all *.yaml and *.yml in them, pipes, or - for standard input; they are merged.
+        #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Print the JSON schema of the file format.

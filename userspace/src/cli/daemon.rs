@@ -11,8 +11,9 @@ use crate::{daemon, providers::once};
 /// Runs the daemon.
 #[derive(Debug, Args)]
 pub struct Daemon {
-    /// A file that declares networks and services; several are merged.
-    #[arg(short, long = "file", required = true)]
+    /// Files that declare networks and services, or directories for all *.yaml and *.yml in them; they are merged and
+    /// watched, so pipes and standard input (-) are not taken.
+    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 

@@ -17,7 +17,7 @@ use crate::{
 
 fn load(files: &[PathBuf], texts: Option<Vec<String>>) -> Result<Loaded, Vec<FileError>> {
     match texts {
-        Some(texts) => once::parse_checked(files, texts),
+        Some(texts) => once::parse_checked(&files.iter().cloned().zip(texts).collect::<Vec<_>>()),
         None => file::load_checked(files),
     }
 }

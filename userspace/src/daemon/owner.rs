@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    config::Loaded,
+    config::{Known, Loaded},
     dataplane,
+    netdev::Change,
     providers::file::{self, FileError, Stamp},
     reconcile::{
         self, Applied, Depth, Reconciler, containers::Looked, problem::Problem, resolved::ResolvedState,
@@ -23,6 +24,7 @@ pub struct Owner {
     pub(super) watched: bool,
     /// Of the files as last read; unknown until they are read here.
     stamp: Option<Stamp>,
+    known: Known,
     pub(super) desired: Loaded,
     /// What is wrong with the files now; the state is then the last good one.
     pub(super) errors: Vec<FileError>,
@@ -41,6 +43,7 @@ impl Owner {
         state_dir: &Path,
         options: &dataplane::Options,
         files: Vec<PathBuf>,
+        known: Known,
         desired: Loaded,
     ) -> Result<Self, reconcile::Error> {
         let reconciler = Reconciler::open(state_dir, options).await?;
@@ -57,6 +60,7 @@ impl Owner {
             files,
             watched: true,
             stamp: None,
+            known,
             desired,
             errors: Vec::new(),
             failure: None,
@@ -117,8 +121,8 @@ impl Owner {
             return;
         }
         let start = Instant::now();
-        self.stamp = Some(Stamp::of(&self.files));
-        let loaded = file::load(&self.files);
+        let (stamp, loaded) = file::load_stamped(&self.files, &mut self.known);
+        self.stamp = Some(stamp);
         tracing::debug!(elapsed = ?start.elapsed(), "files read");
         match loaded {
             Ok(loaded) => {
@@ -152,6 +156,7 @@ impl Owner {
         self.watched = watched;
         // They were read before, it is not known when.
         self.stamp = None;
+        self.known = Known::default();
         self.desired = loaded;
         self.errors.clear();
         self.round(Depth::Changes).await;
@@ -183,8 +188,13 @@ impl Owner {
     }
 
     /// Something changed in the host itself.
-    pub fn doubt_host(&mut self) {
-        self.reconciler.doubt_host();
+    pub fn doubt_host(&mut self, change: Change) {
+        self.reconciler.doubt_host(change);
+    }
+
+    /// Whether weft keeps the neighbours of this device.
+    pub fn keeps_neighbours_of(&self, ifindex: u32) -> bool {
+        self.reconciler.keeps_neighbours_of(ifindex)
     }
 
     /// Whether an interface is not right.

@@ -23,25 +23,23 @@ fn is_read_once(file: &Path) -> bool {
         || fs::metadata(file).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// The texts of the files, all of them, if one can be read only once.
-pub fn texts(files: &[PathBuf]) -> Result<Option<Vec<String>>, Vec<FileError>> {
-    if !files.iter().any(|file| is_read_once(file)) {
+/// The files that the sources stand for and their texts, all of them, if one can be read only once.
+pub fn texts(sources: &[PathBuf]) -> Result<Option<Vec<(PathBuf, String)>>, Vec<FileError>> {
+    if !sources.iter().any(|source| is_read_once(source)) {
         return Ok(None);
     }
-    let sources = config::read_once(files).map_err(|errors| file::in_parts(&errors))?;
-    Ok(Some(sources.into_iter().map(|(_, text)| text).collect()))
+    config::read_once(&file::expand(sources)?).map(Some).map_err(|errors| file::in_parts(&errors))
 }
 
 /// As [`file::load_checked`], of texts read from these files.
-pub fn parse_checked(files: &[PathBuf], texts: Vec<String>) -> Result<Loaded, Vec<FileError>> {
-    let sources: Vec<_> = files.iter().cloned().zip(texts).collect();
-    file::checked(config::parse_with_sources(&sources).map_err(|errors| file::in_parts(&errors))?)
+pub fn parse_checked(sources: &[(PathBuf, String)]) -> Result<Loaded, Vec<FileError>> {
+    file::checked(config::parse_with_sources(sources).map_err(|errors| file::in_parts(&errors))?)
 }
 
 /// As [`file::load_checked`], also of what can be read only once.
-pub fn load_checked(files: &[PathBuf]) -> Result<Loaded, Vec<FileError>> {
-    match texts(files)? {
-        Some(texts) => parse_checked(files, texts),
-        None => file::load_checked(files),
+pub fn load_checked(sources: &[PathBuf]) -> Result<Loaded, Vec<FileError>> {
+    match texts(sources)? {
+        Some(texts) => parse_checked(&texts),
+        None => file::load_checked(sources),
     }
 }

@@ -4,6 +4,8 @@
 
 mod addresses;
 mod containers;
+pub mod difference;
+pub mod journal;
 mod networks;
 mod overlay;
 mod ports;
@@ -142,6 +144,23 @@ impl Leases {
             sysctls_of: None,
             forwarding_due: false,
             reserved_ports: String::new(),
+        }
+    }
+}
+
+impl Leases {
+    /// The keys of a container's host ports.
+    fn ports_of(&self, container: &str) -> impl Iterator<Item = &String> {
+        let prefix = format!("{container} ");
+        let keys = self.ports.range(prefix.clone()..).map(|(key, _)| key);
+        keys.take_while(move |key| key.starts_with(&prefix))
+    }
+
+    /// Has the host ports of a container free for others.
+    fn forget_ports_of(&mut self, container: &str) {
+        let gone: Vec<String> = self.ports_of(container).cloned().collect();
+        for key in gone {
+            self.ports.remove(&key);
         }
     }
 }
