@@ -189,3 +189,106 @@ fn broadcast_and_a_leaving_peer() -> Result<()> {
     within(Duration::from_secs(3), "and known again", || c0.pings("10.20.0.6"))?;
     it.lab.finish()
 }
+
+/// A peer that is this host itself is named and ignored: nothing is sent to it, and nothing is taken from it.
+#[test]
+fn a_peer_with_the_own_address_is_ignored() -> Result<()> {
+    let own = r#"    - { vtep: 192.0.2.1, network: mesh, endpoints: [ { name: self, ipv4_address: 10.20.0.77, mac_address: "02:42:0a:14:00:4d" } ] }"#;
+    let it = Overlay::new("self", "")?;
+    // With `vtep` in the file this is an error of the file; here it is the uplink's address.
+    it.daemons[0].rewrite(&file(0, own).replace("  vtep: 192.0.2.1\n", ""))?;
+    let problems = || Ok::<_, anyhow::Error>(it.daemons[0].json(&["status"])?["problems"].to_string());
+    within(Duration::from_secs(3), "it is named", || {
+        Ok(problems()?.contains("\"peer 192.0.2.1\"") && problems()?.contains("this host itself"))
+    })?;
+    let host = &it.hosts[0];
+    let forwarding = host.check("bridge fdb show dev vx-mesh")?;
+    assert!(forwarding.contains("dst 192.0.2.2") && !forwarding.contains("dst 192.0.2.1 "), "{forwarding}");
+    assert!(!host.ip("neigh show dev br-mesh")?.contains("10.20.0.77"));
+    let bpf = it.daemons[0].bpf_dir().display();
+    for map in ["peers", "remotes", "vxlan"] {
+        let entries = host.check(&format!("bpftool -j map dump pinned {bpf}/v1/maps/{map}"))?;
+        let entries: serde_json::Value = serde_json::from_str(&entries)?;
+        let expected = if map == "vxlan" { 2 } else { 1 };
+        assert_eq!(entries.as_array().map(Vec::len), Some(expected), "{map}: {entries}");
+    }
+    assert!(it.containers[0].pings("10.20.0.6")?, "the other peer is served");
+    it.lab.finish()
+}
+
+/// One entry that the kernel refuses does not stop those of the other overlay networks.
+#[test]
+fn one_failing_entry_does_not_stop_the_others() -> Result<()> {
+    let lab = Lab::new("fdb")?;
+    let wire = lab.segment("192.0.2.0/24")?;
+    let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+    let container = host.container("c0")?;
+    let text = file(0, "").replace("services:\n", "  other:\n    driver: overlay\n    driver_opts: { com.docker.network.driver.overlay.vxlanid_list: \"4098\" }\n    ipam: { config: [ { subnet: 10.30.0.0/24 } ] }\nservices:\n")
+        + "    - { vtep: 192.0.2.3, network: other, endpoints: [ { name: o, ipv4_address: 10.30.0.6, mac_address: \"02:42:0a:1e:00:06\" } ] }\n";
+    let mut daemon = host.weft(&text)?;
+    daemon.kill9();
+    // As weft made it, but for a limit, which cannot be changed later: it has room for one entry.
+    host.check("ip link del vx-mesh && ip link add vx-mesh mtu 1450 type vxlan id 4097 dstport 4789 local 192.0.2.1 nolearning ttl 64 noudpcsum maxaddress 1 && ip link set vx-mesh alias weft:mesh master br-mesh")?;
+    for entry in host.check("bridge fdb show dev vx-other")?.lines().filter(|line| line.contains("dst")) {
+        let mac = entry.split_whitespace().next().unwrap_or_default();
+        host.run(&format!("bridge fdb del {mac} dev vx-other self dst 192.0.2.3"))?;
+    }
+    host.ip("neigh flush dev br-other nud permanent")?;
+    assert!(!host.check("bridge fdb show dev vx-other")?.contains("dst"));
+    daemon.restart()?;
+    let problems = daemon.json(&["status"])?["problems"].to_string();
+    assert!(problems.contains("forwarding entries of network mesh"), "{problems}");
+    let forwarding = host.check("bridge fdb show dev vx-other")?;
+    assert_eq!(forwarding.matches("dst 192.0.2.3 self static").count(), 2, "{forwarding}");
+    assert!(host.ip("neigh show dev br-other")?.contains("10.30.0.6"));
+    // The neighbours of the network itself do not depend on its forwarding entries.
+    assert!(host.ip("neigh show dev br-mesh")?.contains("10.20.0.6"));
+    assert!(container.pings("10.20.0.1")?);
+    lab.finish()
+}
+
+/// Members of a network without `enable_icc` do not talk to one another on other hosts either, by broadcast as little as
+/// by an address that only the bridge knows; both hosts have their own.
+#[test]
+fn isolated_members_are_so_across_hosts() -> Result<()> {
+    let lab = Lab::new("icc")?;
+    let wire = lab.segment("192.0.2.0/24")?;
+    let a = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+    let b = lab.host("b")?.on(&wire, "192.0.2.2/24")?.default_via("192.0.2.100")?;
+    let (c0, c1) = (a.container("c0")?, b.container("c1")?);
+    // Only one side says so: each must keep its own members apart, whatever the other does.
+    let open = |own| file(own, "");
+    let closed = |own| {
+        open(own)
+            .replace("driver_opts: { ", "driver_opts: { com.docker.network.bridge.enable_icc: \"false\", ")
+    };
+    let (first, second) = (a.weft(&open(0))?, b.weft(&open(1))?);
+    // Broadcast, and unicast to an address that no map knows.
+    let reach = |from: &Container, to: &Container, mac: &str| -> Result<bool> {
+        let mut listener = to.spawn("timeout 3 tcpdump -nni eth0 -c 2 'udp port 4567' 2>&1")?;
+        std::thread::sleep(Duration::from_millis(700));
+        from.run("ip neigh replace 10.20.0.200 lladdr ff:ff:ff:ff:ff:ff dev eth0")?;
+        from.run(&format!("ip neigh replace 10.20.0.201 lladdr {mac} dev eth0"))?;
+        for _ in 0..3 {
+            from.run("echo x | socat -u - UDP:10.20.0.200:4567; echo x | socat -u - UDP:10.20.0.201:4567; echo x | socat -u - UDP-DATAGRAM:10.20.0.255:4567,broadcast")?;
+        }
+        let output = listener.wait(LIMIT)?;
+        Ok(!output.stdout.contains("0 packets captured"))
+    };
+    assert!(c0.pings("10.20.0.6")? && reach(&c0, &c1, MACS[1])?, "the test can see it");
+    for (closed_a, closed_b) in [(true, false), (false, true), (true, true)] {
+        first.rewrite(&if closed_a { closed(0) } else { open(0) })?;
+        second.rewrite(&if closed_b { closed(1) } else { open(1) })?;
+        for (daemon, isolated) in [(&first, closed_a), (&second, closed_b)] {
+            within(Duration::from_secs(3), "it is applied", || {
+                Ok(daemon.command(&["network", "ls"])?.stdout.contains("isolated-members") == isolated)
+            })?;
+        }
+        let which = format!("a closed: {closed_a}, b closed: {closed_b}");
+        assert!(!c0.pings("10.20.0.6")? && !c1.pings("10.20.0.5")?, "{which}");
+        assert!(!reach(&c0, &c1, MACS[1])? && !reach(&c1, &c0, MACS[0])?, "{which}");
+        assert!(c0.pings("10.20.0.1")? && c1.pings("10.20.0.1")?, "{which}: the gateway");
+        assert!(a.pings("10.20.0.5")? && b.pings("10.20.0.6")?, "{which}: the own host");
+    }
+    lab.finish()
+}

@@ -36,6 +36,9 @@ pub struct Options {
     /// Measure instead what 10,000 published ports and 1,000 containers cost
     #[arg(long, conflicts_with_all = ["path", "variant"])]
     scale: bool,
+    /// With --scale: at how many containers one more is added (can be given several times)
+    #[arg(long, requires = "scale")]
+    containers: Vec<usize>,
     /// Where the figures go, with a plot beside it; the default is bench/results/paths.json, or scale.json
     #[arg(long)]
     output: Option<PathBuf>,
@@ -62,7 +65,11 @@ pub fn run(options: &Options) -> Result<()> {
     let tools = Tools { weft: program("WEFT_BIN", "weft"), labtool: program("LABTOOL_BIN", "labtool") };
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 });
     if options.scale {
-        let sizes = if options.quick { vec![10, 50] } else { vec![10, 100, 1000] };
+        let sizes = match options.containers.as_slice() {
+            [] if options.quick => vec![10, 50],
+            [] => vec![10, 100, 1000],
+            chosen => chosen.to_vec(),
+        };
         return run_scale(options, &scale::Plan { rounds, containers: sizes }, &tools);
     }
     run_paths(options, rounds, tools)

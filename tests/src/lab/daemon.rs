@@ -122,6 +122,17 @@ impl Daemon {
         write_atomically(&self.installation.file, &self.host.localized(text))
     }
 
+    /// Writes files into a directory of this daemon's own, each in one step, and says where that is. The daemon reads it
+    /// once it has been told to.
+    pub fn write_directory(&self, files: &[(String, String)]) -> Result<PathBuf> {
+        let directory = self.installation.file.with_extension("d");
+        fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+        for (name, text) in files {
+            write_atomically(&directory.join(name), &self.host.localized(text))?;
+        }
+        Ok(directory)
+    }
+
     /// Runs `weft WORDS…` against this daemon.
     pub fn command(&self, words: &[&str]) -> Result<Output> {
         self.installation.command(words)

@@ -75,6 +75,18 @@ impl Namespace {
         Ok(output.stdout)
     }
 
+    /// Runs `weft WORDS…` here to its end, for commands that are not addressed to a [`Daemon`](super::daemon::Daemon)
+    /// as it was started.
+    pub fn weft_command(&self, words: &[&str]) -> Result<Output> {
+        let weft = self.lab.tools.weft()?;
+        Process::start(&self.netns, weft, words)?.wait(RUN_LIMIT).with_context(|| format!("in {}", self.name))
+    }
+
+    /// The path of the `weft` program, for shell commands.
+    pub fn weft_program(&self) -> Result<&str> {
+        self.lab.tools.weft()
+    }
+
     /// Starts a shell command; it is killed when the handle is dropped.
     pub fn spawn(&self, command: &str) -> Result<Process> {
         Process::start(&self.netns, "sh", &["-c", command])

@@ -5,20 +5,22 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Global, Outcome, absolute, output, unexpected};
+use super::{Failure, Global, Outcome, absolute, output, unexpected};
 use crate::{
     control::{
         client::ask,
         protocol::{Reply, Request},
     },
+    providers::once,
     reconcile::{changes::Change, problem::Problem},
 };
 
 /// Applies files.
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// A file that declares networks and services; several are merged.
-    #[arg(short, long = "file", required = true)]
+    /// Files that declare networks and services, directories for all *.yaml and *.yml in them, or - for standard input;
+    /// they are merged. If one is a pipe or standard input, all are read once and not watched.
+    #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Only say what would change.
     #[arg(long)]
@@ -33,8 +35,16 @@ struct Document<'a> {
 
 impl Apply {
     pub(super) fn run(&self, global: &Global) -> Outcome {
-        let files = absolute(&self.files)?;
-        let request = if self.dry_run { Request::Plan { files } } else { Request::Apply { files } };
+        // What can be read only once is read here: `/dev/fd/63` is another file to the daemon.
+        let (files, texts) = match once::texts(&self.files).map_err(Failure::BadFiles)? {
+            Some(sources) => {
+                let (files, texts): (Vec<_>, Vec<_>) = sources.into_iter().unzip();
+                (absolute(&files)?, Some(texts))
+            }
+            None => (absolute(&self.files)?, None),
+        };
+        let request =
+            if self.dry_run { Request::Plan { files, texts } } else { Request::Apply { files, texts } };
         match ask(&global.socket, &request)? {
             Reply::Changes { changes, problems } => {
                 for problem in &problems {

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Failure, Global, Outcome, output};
-use crate::{config, providers::file::load_checked};
+use super::{Failure, Global, Outcome, lines, output};
+use crate::{config, providers::once};
 
 /// The file format.
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Check files, and that the namespaces they name exist, without applying them.
     Check {
-        /// A file; several are merged.
-        #[arg(short, long = "file", required = true)]
+        /// Files, directories for all *.yaml and *.yml in them, pipes, or - for standard input; they are merged.
+        #[arg(short, long = "file", required = true, num_args = 1.., value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Print the JSON schema of the file format.
@@ -24,16 +24,18 @@ impl Config {
     pub(super) fn run(&self, global: &Global) -> Outcome {
         match self {
             Self::Schema => output::json(&config::json_schema()),
-            Self::Check { files } => match load_checked(files) {
+            Self::Check { files } => match once::load_checked(files) {
                 Ok(_) if global.output == output::Format::Json => {
                     output::json(&serde_json::json!({ "state": "good", "errors": [] }))
                 }
                 Ok(_) => Ok(()),
                 Err(errors) => {
-                    if global.output == output::Format::Json {
-                        output::json(&serde_json::json!({ "state": "bad", "errors": errors }))?;
+                    if global.output == output::Format::Table {
+                        return Err(Failure::BadFiles(errors));
                     }
-                    Err(Failure::bad_files(&errors))
+                    output::json(&serde_json::json!({ "state": "bad", "errors": errors }))?;
+                    eprintln!("{}", lines(&errors));
+                    Err(Failure::Shown(2))
                 }
             },
         }

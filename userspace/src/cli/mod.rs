@@ -15,8 +15,12 @@ mod teardown;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::json;
 
-use crate::{control::client, providers::file::FileError};
+use crate::{
+    control::client,
+    providers::{file::FileError, once},
+};
 
 /// Container networking in eBPF.
 #[derive(Debug, Parser)]
@@ -82,14 +86,36 @@ pub enum Failure {
     Failed(String),
     /// Exit code 2.
     BadInput(String),
-    /// Exit code 1; the reason is part of what was printed.
-    Shown,
+    /// Exit code 2, with what is wrong in parts.
+    BadFiles(Vec<FileError>),
+    /// This exit code; the reason has been printed.
+    Shown(u8),
 }
 
 impl Failure {
-    fn bad_files(errors: &[FileError]) -> Self {
-        Self::BadInput(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    /// Says why on stderr, and in JSON on stdout where a program reads it. Gives the exit code.
+    fn report(self, format: output::Format) -> u8 {
+        let (code, reason, files) = match self {
+            Self::Shown(code) => return code,
+            Self::Failed(reason) => (1, reason, Vec::new()),
+            Self::BadInput(reason) => (2, reason, Vec::new()),
+            Self::BadFiles(errors) => (2, lines(&errors), errors),
+        };
+        if files.is_empty() {
+            eprintln!("weft: {reason}");
+        } else {
+            eprintln!("{reason}");
+        }
+        if format == output::Format::Json {
+            // Nothing is left to be done about a standard output that is gone.
+            let _ = output::json(&json!({ "error": reason, "exit_code": code, "errors": files }));
+        }
+        code
     }
+}
+
+fn lines(errors: &[FileError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 impl From<client::Error> for Failure {
@@ -116,6 +142,7 @@ type Outcome = Result<(), Failure>;
 /// Does what the command line says and gives the exit code: 0 done, 1 failed, 2 bad input.
 pub fn run(cli: Cli) -> u8 {
     let Cli { global, command } = cli;
+    let format = global.output;
     let outcome = match command {
         Command::Daemon(command) => command.run(&global),
         Command::Apply(command) => command.run(&global),
@@ -128,25 +155,14 @@ pub fn run(cli: Cli) -> u8 {
         Command::Config(command) => command.run(&global),
         Command::Teardown => teardown::run(&global),
     };
-    match outcome {
-        Ok(()) => 0,
-        Err(Failure::Shown) => 1,
-        Err(Failure::Failed(reason)) => {
-            eprintln!("weft: {reason}");
-            1
-        }
-        Err(Failure::BadInput(reason)) => {
-            eprintln!("{reason}");
-            2
-        }
-    }
+    outcome.map_or_else(|failure| failure.report(format), |()| 0)
 }
 
 /// An answer of another kind than the question asked for.
 fn unexpected(reply: crate::control::protocol::Reply) -> Failure {
     use crate::control::protocol::Reply;
     match reply {
-        Reply::BadInput(errors) => Failure::bad_files(&errors),
+        Reply::BadInput(errors) => Failure::BadFiles(errors),
         Reply::Failed(reason) => Failure::Failed(reason),
         other => Failure::Failed(format!("the daemon answered something else than was asked: {other:?}")),
     }
@@ -157,6 +173,9 @@ fn absolute(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     files
         .iter()
         .map(|file| {
+            if once::is_standard_input(file) {
+                return Ok(file.clone());
+            }
             std::path::absolute(file).map_err(|error| Failure::Failed(format!("{}: {error}", file.display())))
         })
         .collect()

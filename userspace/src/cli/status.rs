@@ -22,7 +22,7 @@ pub(super) fn run(global: &Global) -> Outcome {
         output::Format::Table => print(&status)?,
     }
     // Without a daemon nothing is repaired, however well the packets flow.
-    if status.running { Ok(()) } else { Err(Failure::Shown) }
+    if status.running { Ok(()) } else { Err(Failure::Shown(1)) }
 }
 
 /// What is left to see when the daemon is dead.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Failure, Global, Outcome};
+use super::{Failure, Global, Outcome, output};
 use crate::{
     control::{
         client::{self, ask},
@@ -73,7 +73,10 @@ pub(super) fn run(global: &Global) -> Outcome {
     }
     remove_socket(&global.socket, &mut errors);
     if errors.is_empty() {
-        Ok(())
+        match global.output {
+            output::Format::Json => output::json(&serde_json::json!({ "removed": true })),
+            output::Format::Table => Ok(()),
+        }
     } else {
         Err(Failure::Failed(format!("not everything could be removed:\n{}", errors.join("\n"))))
     }

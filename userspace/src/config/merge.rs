@@ -1,7 +1,10 @@
 //! Several files, one state: every file's networks and services put together; what two files say about the same
 //! thing must be the same.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::Ipv4Addr,
+};
 
 use super::{
     error::{Position, Report, quote},
@@ -17,16 +20,18 @@ pub(super) struct Networks {
     /// Networks by name in the model.
     pub drafts: BTreeMap<String, NetworkDraft>,
     /// For each file: from the key in its `networks` to the name in the model.
-    names: Vec<BTreeMap<String, String>>,
+    names: HashMap<usize, BTreeMap<String, String>>,
 }
 
 impl Networks {
     /// Puts the networks of all files together.
-    pub(super) fn merge(scopes: Vec<Scope>, report: &mut Report) -> Self {
+    pub(super) fn merge(scopes: Vec<(usize, Scope)>, report: &mut Report) -> Self {
         let mut merged = Self::default();
         let mut external = Vec::new();
-        for scope in scopes {
-            merged.names.push(scope.names);
+        for (file, scope) in scopes {
+            if !scope.names.is_empty() {
+                merged.names.insert(file, scope.names);
+            }
             external.extend(scope.external);
             for (name, draft) in scope.declared {
                 match merged.drafts.get(&name) {
@@ -58,7 +63,7 @@ impl Networks {
     /// The model's name of the network that a file calls `key`: its own networks first, then the other files'. The
     /// network `default` comes into being where it is used.
     pub(super) fn resolve(&mut self, key: &Located<String>) -> Option<String> {
-        if let Some(name) = self.names.get(key.at.file).and_then(|names| names.get(&key.value)) {
+        if let Some(name) = self.names.get(&key.at.file).and_then(|names| names.get(&key.value)) {
             return Some(name.clone());
         }
         if self.drafts.contains_key(&key.value) {

@@ -17,6 +17,7 @@ mod check;
 mod error;
 mod fields;
 mod host;
+mod known;
 mod located;
 mod merge;
 mod networks;
@@ -33,6 +34,7 @@ mod values;
 use std::{collections::BTreeMap, path::PathBuf};
 
 pub use error::{ConfigError, ConfigErrors};
+pub use known::{FileStamp, Known};
 
 use self::{
     error::{Position, Report},
@@ -70,16 +72,24 @@ pub fn parse(sources: &[(PathBuf, String)]) -> Result<DesiredState, ConfigErrors
 
 /// Reads files that together declare one state, and keeps the places.
 pub fn load_with_sources(files: &[PathBuf]) -> Result<Loaded, ConfigErrors> {
-    let mut report = Report::new(files.iter().map(PathBuf::as_path));
-    let texts = files.iter().enumerate().map(|(file, path)| source::read(path, file, &mut report));
-    let texts: Vec<Option<String>> = texts.collect();
-    build(&texts.iter().map(Option::as_deref).collect::<Vec<_>>(), report)
+    Known::default().load(files)
 }
 
 /// The same from texts; the paths are for the errors.
 pub fn parse_with_sources(sources: &[(PathBuf, String)]) -> Result<Loaded, ConfigErrors> {
     let report = Report::new(sources.iter().map(|(path, _)| path.as_path()));
-    build(&sources.iter().map(|(_, text)| Some(text.as_str())).collect::<Vec<_>>(), report)
+    build(&sources.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(), report)
+}
+
+/// Reads texts for [`parse_with_sources`] from where they may be read only once: pipes, and standard input (`-`).
+pub fn read_once(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>, ConfigErrors> {
+    let mut report = Report::new(files.iter().map(PathBuf::as_path));
+    let texts = files.iter().enumerate().map(|(file, path)| {
+        let text = source::read_once(path, file, &mut report).unwrap_or_default();
+        (path.clone(), text)
+    });
+    let texts = texts.collect();
+    report.finish(texts)
 }
 
 /// The JSON schema of a file.
@@ -87,40 +97,49 @@ pub fn json_schema() -> serde_json::Value {
     schemars::schema_for!(ComposeFile).to_value()
 }
 
-/// `None` stands for a file that could not be read, which the report says.
-fn build(texts: &[Option<&str>], mut report: Report) -> Result<Loaded, ConfigErrors> {
-    if texts.is_empty() {
+fn build(texts: &[&str], mut report: Report) -> Result<Loaded, ConfigErrors> {
+    let parsed =
+        texts.iter().enumerate().map(|(file, text)| Some((file, parse_one(text, file, &mut report)?)));
+    let parsed: Vec<Option<(usize, ComposeFile)>> = parsed.collect();
+    conclude(parsed.iter().flatten().map(|(file, parsed)| (*file, parsed)).collect(), report)
+}
+
+/// The shape of one file.
+fn parse_one(text: &str, file: usize, report: &mut Report) -> Option<ComposeFile> {
+    if !source::check_text(text, file, report) {
+        return None;
+    }
+    let node = node::read(text, file, report)?;
+    typed::read::<ComposeFile>(&node, file, report)
+}
+
+/// What files of good shape say together. The numbers are those of the report.
+fn conclude(files: Vec<(usize, &ComposeFile)>, mut report: Report) -> Result<Loaded, ConfigErrors> {
+    if files.is_empty() && report.count() == 0 {
         report.add(Position::start_of(0), "no file was given");
     }
-    let mut files = Vec::new();
-    for (file, text) in texts.iter().enumerate() {
-        let Some(text) = text.filter(|text| source::check_text(text, file, &mut report)) else { continue };
-        let node = node::read(text, file, &mut report);
-        files.extend(node.and_then(|node| typed::read::<ComposeFile>(&node, file, &mut report)));
-    }
-    let empty = Loaded { state: DesiredState::default(), services: BTreeMap::new() };
     // What is left after an error of shape is not what the files say: conclusions from it would mislead.
     if report.count() > 0 {
-        return report.finish(empty);
+        return report.finish(Loaded { state: DesiredState::default(), services: BTreeMap::new() });
     }
     let loaded = interpret(&files, &mut report);
     report.finish(loaded)
 }
 
-fn interpret(files: &[ComposeFile], report: &mut Report) -> Loaded {
+fn interpret(files: &[(usize, &ComposeFile)], report: &mut Report) -> Loaded {
     let mut scopes = Vec::new();
-    for file in files {
+    for (number, file) in files {
         if let Some(name) = &file.name {
             values::docker_name(name, "project name", report);
         }
-        scopes.push(networks::read_all(file.networks.as_ref(), report));
+        scopes.push((*number, networks::read_all(file.networks.as_ref(), report)));
     }
     let mut networks = Networks::merge(scopes, report);
 
     let mut drafts = Vec::new();
     let mut publications = 0;
     for (name, service) in
-        files.iter().filter_map(|file| file.services.as_ref()).flat_map(|services| &services.0)
+        files.iter().filter_map(|(_, file)| file.services.as_ref()).flat_map(|services| &services.0)
     {
         let draft = services::read(name, service, &mut networks, report);
         publications += draft.container.publications.len();
@@ -140,7 +159,7 @@ fn interpret(files: &[ComposeFile], report: &mut Report) -> Loaded {
     check::settle_shared(&mut services, report);
 
     let mut host = HostDraft::default();
-    for settings in files.iter().filter_map(|file| file.host.as_ref()) {
+    for settings in files.iter().filter_map(|(_, file)| file.host.as_ref()) {
         host.add(settings, &mut networks, report);
     }
     check::check(&networks, &services, &host, report);

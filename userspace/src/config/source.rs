@@ -14,9 +14,21 @@ const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
 /// Reads a file, or notes why it cannot be read.
 pub(super) fn read(path: &Path, file: usize, report: &mut Report) -> Option<String> {
+    text(open(path), file, report)
+}
+
+/// The same of anything that has an end, and of standard input (`-`), which may give their content only once.
+pub(super) fn read_once(path: &Path, file: usize, report: &mut Report) -> Option<String> {
+    if path == Path::new("-") {
+        return text(Ok(io::stdin().lock()), file, report);
+    }
+    text(File::open(path), file, report)
+}
+
+fn text(opened: io::Result<impl Read>, file: usize, report: &mut Report) -> Option<String> {
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that is too large, also where the size is not known beforehand.
-    let outcome = open(path).and_then(|opened| opened.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    let outcome = opened.and_then(|opened| opened.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
     if let Err(error) = outcome {
         report.add(Position::start_of(file), format!("cannot be read: {error}"));
         return None;
@@ -45,7 +57,10 @@ fn open(path: &Path) -> io::Result<File> {
     if kind.is_file() || kind.is_dir() {
         Ok(file)
     } else {
-        Err(io::Error::other("it is no regular file; write the content to a file and name that"))
+        Err(io::Error::other(
+            "it is no regular file: its content could be read only once, but is needed again whenever it may have changed; \
+             write it to a file and name that",
+        ))
     }
 }
 

@@ -26,11 +26,17 @@ pub enum Request {
     Plan {
         /// Absolute paths.
         files: Vec<PathBuf>,
+        /// Their texts, if one can be read only once.
+        #[serde(default)]
+        texts: Option<Vec<String>>,
     },
     /// Take these files as the state from now on.
     Apply {
         /// Absolute paths.
         files: Vec<PathBuf>,
+        /// Their texts, if one can be read only once; they are not watched then.
+        #[serde(default)]
+        texts: Option<Vec<String>>,
     },
     /// Read the files again now.
     Reload,

@@ -19,8 +19,8 @@ use tokio::{
 
 use super::protocol::{Reply, Request};
 
-/// Longest request: a list of files.
-const LONGEST_REQUEST: u64 = 1 << 20;
+/// Longest request: a list of files, or their texts, which may be some of the largest that are read.
+const LONGEST_REQUEST: u64 = 32 << 20;
 /// A client that sends nothing for this long is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Requests that wait for the owner of the state; more clients wait at the socket.

@@ -4,12 +4,23 @@ use std::path::PathBuf;
 
 use super::owner::{Owner, located};
 use crate::{
+    config::Loaded,
     control::protocol::{Reply, Request},
     dataplane, observe,
     observe::{ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView},
-    providers::file,
+    providers::{
+        file::{self, FileError},
+        once,
+    },
     reconcile::{changes, sysctls},
 };
+
+fn load(files: &[PathBuf], texts: Option<Vec<String>>) -> Result<Loaded, Vec<FileError>> {
+    match texts {
+        Some(texts) => once::parse_checked(&files.iter().cloned().zip(texts).collect::<Vec<_>>()),
+        None => file::load_checked(files),
+    }
+}
 
 impl Owner {
     /// Answers one request.
@@ -22,8 +33,8 @@ impl Owner {
             Request::Networks => Reply::Networks(observe::networks(self.applied())),
             Request::Endpoints => Reply::Endpoints(observe::endpoints(self.applied(), &self.desired.state)),
             Request::Ports => Reply::Ports(observe::ports(self.applied())),
-            Request::Plan { files } => self.plan(&files).await,
-            Request::Apply { files } => self.apply(files).await,
+            Request::Plan { files, texts } => self.plan(&files, texts).await,
+            Request::Apply { files, texts } => self.apply(files, texts).await,
             Request::Reload => {
                 let before = self.state().clone();
                 self.reload().await;
@@ -37,8 +48,8 @@ impl Owner {
         }
     }
 
-    async fn plan(&mut self, files: &[PathBuf]) -> Reply {
-        let loaded = match file::load_checked(files) {
+    async fn plan(&mut self, files: &[PathBuf], texts: Option<Vec<String>>) -> Reply {
+        let loaded = match load(files, texts) {
             Ok(loaded) => loaded,
             Err(errors) => return Reply::BadInput(errors),
         };
@@ -51,13 +62,14 @@ impl Owner {
         }
     }
 
-    async fn apply(&mut self, files: Vec<PathBuf>) -> Reply {
-        let loaded = match file::load_checked(&files) {
+    async fn apply(&mut self, files: Vec<PathBuf>, texts: Option<Vec<String>>) -> Reply {
+        let watched = texts.is_none();
+        let loaded = match load(&files, texts) {
             Ok(loaded) => loaded,
             Err(errors) => return Reply::BadInput(errors),
         };
         let before = self.state().clone();
-        self.adopt(files, loaded).await;
+        self.adopt(files, watched, loaded).await;
         self.changes_since(&before)
     }
 
@@ -104,6 +116,7 @@ impl Owner {
             config: ConfigView {
                 state: if self.errors.is_empty() { "good" } else { "bad" }.to_owned(),
                 files: self.files.clone(),
+                watched: self.watched,
                 errors: self.errors.clone(),
             },
             last_apply_ms: self.last_apply.map(|time| time.as_secs_f64() * 1e3),

@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use crate::{
+    config::Known,
     control::{protocol::Reply, server::Server},
     dataplane,
     netdev::{self, Change, Event, Monitor, Scope},
@@ -24,8 +25,9 @@ use crate::{
 
 use owner::Owner;
 
-/// Everything is compared with the kernel at least this often.
-const FULL: Duration = Duration::from_secs(10);
+/// Everything is compared with the kernel at least this often: what makes no event is put right within 10 s, the round
+/// itself included.
+const FULL: Duration = Duration::from_secs(8);
 /// Some containers are looked into this often,
 const LOOK: Duration = Duration::from_millis(100);
 /// and this often while something was heard of them.
@@ -40,7 +42,7 @@ const FILES: Duration = Duration::from_millis(50);
 /// What the daemon is started with.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The files that declare the state.
+    /// The files that declare the state, and directories of such files.
     pub files: Vec<PathBuf>,
     /// Where choices are kept.
     pub state_dir: PathBuf,
@@ -88,7 +90,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
     // From here on a signal ends the daemon in order, also while it starts.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let loaded = file::load(&options.files).map_err(Error::BadInput)?;
+    let mut known = Known::default();
+    let loaded = file::load(&options.files, &mut known).map_err(Error::BadInput)?;
     let mut server = Server::listen(&options.socket)
         .map_err(|source| Error::Socket { path: options.socket.clone(), source })?;
     // Both before anything is read: what changes from now on is heard of.
@@ -99,7 +102,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
         sizes.max_flows = max_flows;
     }
     let dataplane = dataplane::Options { bpf_dir: options.bpf_dir.clone(), cgroup: None, sizes };
-    let mut owner = Owner::open(&options.state_dir, &dataplane, options.files.clone(), loaded).await?;
+    let mut owner = Owner::open(&options.state_dir, &dataplane, options.files.clone(), known, loaded).await?;
     owner.first_round().await?;
     announce()?;
 
@@ -181,7 +184,10 @@ fn renew(watch: &mut Watch, files: &[PathBuf], failure: &mut Option<String>) {
             let text = error.to_string();
             // Once, not at every tick.
             if failure.as_ref() != Some(&text) {
-                tracing::warn!(error = text, "the files cannot be watched; they are looked at every 10 s");
+                tracing::warn!(
+                    error = text,
+                    "the files cannot be watched; they are looked at every few seconds"
+                );
             }
             *failure = Some(text);
         }
@@ -238,7 +244,13 @@ fn concerns(owner: &mut Owner, event: Event) -> Concern {
                 return Concern::Container;
             }
         }
-        (_, None) => owner.doubt_host(),
+        // The bridge enters each of its ports' own addresses.
+        (Change::Neighbour { ifindex, .. } | Change::Forwarding { ifindex, .. }, None)
+            if !owner.keeps_neighbours_of(ifindex) =>
+        {
+            return Concern::Nothing;
+        }
+        (change, None) => owner.doubt_host(change),
     }
     Concern::Host
 }

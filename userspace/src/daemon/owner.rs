@@ -6,8 +6,9 @@ use std::{
 };
 
 use crate::{
-    config::Loaded,
+    config::{Known, Loaded},
     dataplane,
+    netdev::Change,
     providers::file::{self, FileError, Stamp},
     reconcile::{
         self, Applied, Depth, Reconciler, containers::Looked, problem::Problem, resolved::ResolvedState,
@@ -19,8 +20,11 @@ use crate::{
 pub struct Owner {
     pub(super) reconciler: Reconciler,
     pub(super) files: Vec<PathBuf>,
+    /// Whether the files can be read again.
+    pub(super) watched: bool,
     /// Of the files as last read; unknown until they are read here.
     stamp: Option<Stamp>,
+    known: Known,
     pub(super) desired: Loaded,
     /// What is wrong with the files now; the state is then the last good one.
     pub(super) errors: Vec<FileError>,
@@ -39,6 +43,7 @@ impl Owner {
         state_dir: &Path,
         options: &dataplane::Options,
         files: Vec<PathBuf>,
+        known: Known,
         desired: Loaded,
     ) -> Result<Self, reconcile::Error> {
         let reconciler = Reconciler::open(state_dir, options).await?;
@@ -53,7 +58,9 @@ impl Owner {
         Ok(Self {
             reconciler,
             files,
+            watched: true,
             stamp: None,
+            known,
             desired,
             errors: Vec::new(),
             failure: None,
@@ -110,9 +117,12 @@ impl Owner {
 
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
+        if !self.watched {
+            return;
+        }
         let start = Instant::now();
-        self.stamp = Some(Stamp::of(&self.files));
-        let loaded = file::load(&self.files);
+        let (stamp, loaded) = file::load_stamped(&self.files, &mut self.known);
+        self.stamp = Some(stamp);
         tracing::debug!(elapsed = ?start.elapsed(), "files read");
         match loaded {
             Ok(loaded) => {
@@ -135,24 +145,26 @@ impl Owner {
 
     /// Reads the files again if they are others than those last read: not every change makes an event.
     pub async fn reload_if_changed(&mut self) {
-        if self.stamp.as_ref() != Some(&Stamp::of(&self.files)) {
+        if self.watched && self.stamp.as_ref() != Some(&Stamp::of(&self.files)) {
             self.reload().await;
         }
     }
 
     /// Takes other files as the state.
-    pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, loaded: Loaded) {
+    pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, watched: bool, loaded: Loaded) {
         self.files = files;
+        self.watched = watched;
         // They were read before, it is not known when.
         self.stamp = None;
+        self.known = Known::default();
         self.desired = loaded;
         self.errors.clear();
         self.round(Depth::Changes).await;
     }
 
-    /// The files that declare the state.
+    /// The files that declare the state and are to be watched.
     pub fn files(&self) -> &[PathBuf] {
-        &self.files
+        if self.watched { &self.files } else { &[] }
     }
 
     /// Removes expired flow records.
@@ -176,8 +188,13 @@ impl Owner {
     }
 
     /// Something changed in the host itself.
-    pub fn doubt_host(&mut self) {
-        self.reconciler.doubt_host();
+    pub fn doubt_host(&mut self, change: Change) {
+        self.reconciler.doubt_host(change);
+    }
+
+    /// Whether weft keeps the neighbours of this device.
+    pub fn keeps_neighbours_of(&self, ifindex: u32) -> bool {
+        self.reconciler.keeps_neighbours_of(ifindex)
     }
 
     /// Whether an interface is not right.

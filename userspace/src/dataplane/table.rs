@@ -242,6 +242,16 @@ impl<K: Pod + Eq + Hash, V: Pod + PartialEq> Table<K, V> {
         Ok(changes)
     }
 
+    /// Writes and then removes (`None`) single entries, whatever else there is.
+    pub fn update(&mut self, entries: &HashMap<K, Option<V>>) -> Result<Changes> {
+        let superfluous: Vec<K> =
+            entries.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| *key).collect();
+        let (keys, values): (Vec<K>, Vec<V>) =
+            entries.iter().filter_map(|(key, value)| Some((*key, (*value)?))).unzip();
+        self.write(&keys, &values)?;
+        Ok(Changes { added: keys.len(), changed: 0, removed: self.delete(&superfluous)? })
+    }
+
     fn write(&self, keys: &[K], values: &[V]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());

@@ -7,7 +7,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     },
 };
 use nix::errno::Errno;
@@ -34,6 +34,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Maximum transmission unit in bytes.
     pub mtu: u32,
+    /// What its packets begin with.
+    pub layer: LinkLayerType,
     /// Ethernet address, `None` for devices that have none.
     pub mac_address: Option<MacAddress>,
     /// Administratively up.
@@ -145,12 +147,17 @@ pub struct Ensured {
 }
 
 impl Link {
-    /// The device as ours, or the error that says whose it is not.
+    /// Whether its packets begin with an Ethernet header; loopback's do.
+    pub fn is_ethernet(&self) -> bool {
+        matches!(self.layer, LinkLayerType::Ether | LinkLayerType::Loopback)
+    }
+
     /// Neither marked nor up, as a device is between the request that makes it and the one that marks it.
     pub fn is_unmarked(&self) -> bool {
         self.alias.is_none() && !self.up
     }
 
+    /// The device as ours, or the error that says whose it is not.
     pub(super) fn owned(&self, netlink: &Netlink, kind: &str, alias: &str) -> Result<()> {
         if self.kind.name() == kind && self.alias.as_deref() == Some(alias) {
             return Ok(());
@@ -176,6 +183,7 @@ impl Link {
             alias: None,
             master: None,
             mtu: 0,
+            layer: message.header.link_layer_type,
             mac_address: None,
             up: flags.contains(LinkFlags::Up),
             carrier: flags.contains(LinkFlags::LowerUp),

@@ -31,6 +31,8 @@ pub struct VxlanSpec {
     pub mtu: u32,
     /// Index of the bridge this is a port of.
     pub bridge: u32,
+    /// Other isolated ports of the bridge cannot talk to it, nor it to them.
+    pub isolated: bool,
 }
 
 impl VxlanSpec {
@@ -45,7 +47,13 @@ impl VxlanSpec {
     }
 
     fn is_port(&self, link: &Link) -> bool {
-        link.master == Some(self.bridge) && link.port == Some(PORT_FLAGS)
+        link.master == Some(self.bridge) && link.port == Some(self.port_flags())
+    }
+
+    /// Learning would overwrite the controller's entries with what an attacker sends; the bridge answers ARP for
+    /// everyone it has a neighbour entry of instead of sending it to every peer.
+    const fn port_flags(&self) -> PortFlags {
+        PortFlags { learning: false, neighbour_suppression: true, isolated: self.isolated, hairpin: false }
     }
 
     const fn attributes(&self) -> VxlanAttributes {
@@ -96,11 +104,6 @@ impl VxlanSpec {
     }
 }
 
-/// Learning would overwrite the controller's entries with what an attacker sends; the bridge answers ARP for
-/// everyone it has a neighbour entry of instead of sending it to every peer.
-const PORT_FLAGS: PortFlags =
-    PortFlags { learning: false, neighbour_suppression: true, isolated: false, hairpin: false };
-
 impl Netlink {
     /// Makes a vxlan device or puts it right; it is made anew, with no forwarding entry, where the kernel cannot change
     /// it ([`Outcome::Created`]). A device of that name that is not weft's is an error and stays.
@@ -146,14 +149,15 @@ impl Netlink {
             let message = LinkUnspec::new_with_index(link.ifindex).controller(spec.bridge).build();
             self.change_link(&format!("make vxlan {name} a port of its bridge"), message).await?;
         }
+        let flags = spec.port_flags();
         let message = LinkBridgePort::new(link.ifindex)
             .alias(&spec.alias)
             .mtu(spec.mtu)
             .up()
-            .learning(PORT_FLAGS.learning)
-            .neigh_suppress(PORT_FLAGS.neighbour_suppression)
-            .isolated(PORT_FLAGS.isolated)
-            .hairpin(PORT_FLAGS.hairpin)
+            .learning(flags.learning)
+            .neigh_suppress(flags.neighbour_suppression)
+            .isolated(flags.isolated)
+            .hairpin(flags.hairpin)
             .build();
         self.change_link(&format!("configure vxlan {name}"), message).await?;
         Ok(Ensured { ifindex: link.ifindex, outcome })

@@ -63,6 +63,8 @@ pub struct ConfigView {
     pub state: String,
     /// The files.
     pub files: Vec<std::path::PathBuf>,
+    /// Whether changes of them are applied; not if one of them could be read only once.
+    pub watched: bool,
     /// What is wrong with them.
     pub errors: Vec<FileError>,
 }

@@ -1,3 +1,4 @@
 //! Sources of the desired state.
 
 pub mod file;
+pub mod once;

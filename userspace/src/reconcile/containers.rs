@@ -114,11 +114,30 @@ impl Containers {
         host: Host<'_>,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
-        let Host { netlink, kernel, dataplane } = host;
         self.verified.retain(|id, _| state.endpoints.contains_key(id));
         self.failed.clear();
+        self.ensure_some(state.endpoints.keys(), state, uplinks, host, problems).await
+    }
+
+    /// Forgets an interface that is no longer declared.
+    pub fn forget(&mut self, id: &EndpointId) {
+        self.verified.remove(id);
+        self.failed.remove(id);
+    }
+
+    /// The same as [`Self::ensure`] for some interfaces.
+    pub async fn ensure_some(
+        &mut self,
+        ids: impl Iterator<Item = &EndpointId>,
+        state: &ResolvedState,
+        uplinks: &[UplinkFact],
+        host: Host<'_>,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<Pending> {
+        let Host { netlink, kernel, dataplane } = host;
         let mut pending = Vec::new();
-        for (id, endpoint) in &state.endpoints {
+        for id in ids {
+            let Some(endpoint) = state.endpoints.get(id) else { continue };
             let Some(network) = state.networks.get(&id.network) else { continue };
             let Some(bridge) = kernel.link(&network.bridge) else {
                 // The network's own problem says why.

@@ -112,6 +112,8 @@ async fn ensure_one(
         local,
         mtu,
         bridge,
+        // Members that may not talk to one another may not do so across hosts either.
+        isolated: !network.inter_container,
     };
     if !kernel.link(device).is_some_and(|link| spec.is_satisfied_by(link)) {
         changed |= netlink.ensure_vxlan(&spec).await?.outcome != Outcome::Unchanged;

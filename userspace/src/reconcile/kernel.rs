@@ -1,14 +1,35 @@
 //! One reading of the host: devices, addresses, routes and settings.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 
 use super::names::{self, Owner};
 use crate::{
     model::PortRange,
-    netdev::{self, Address, Link, Netlink, PortRanges, Route, sysctl},
+    netdev::{self, Address, Change, Link, Netlink, PortRanges, Route, sysctl},
 };
+
+/// Up to so many devices in doubt are read one by one, more of them all at once.
+const READ_SINGLY: usize = 16;
+
+/// What was heard to have changed since the reading.
+#[derive(Debug, Clone, Default)]
+struct Doubts {
+    links: BTreeSet<u32>,
+    addresses: BTreeSet<u32>,
+    routes: bool,
+    settings: bool,
+}
+
+/// What a refreshed reading shows to have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// Perhaps everything.
+    Everything,
+    /// Only the veths of these containers.
+    Containers(BTreeSet<String>),
+}
 
 /// The host as it was read at the beginning of a round.
 #[derive(Debug, Clone)]
@@ -25,6 +46,7 @@ pub struct Kernel {
     pub ephemeral: PortRange,
     /// `net.ipv4.ip_local_reserved_ports`.
     pub reserved: PortRanges,
+    doubts: Doubts,
 }
 
 impl Kernel {
@@ -38,6 +60,7 @@ impl Kernel {
             forwarding: sysctl::ip_forward()?,
             ephemeral: sysctl::ip_local_port_range()?,
             reserved: sysctl::ip_local_reserved_ports()?,
+            doubts: Doubts::default(),
         };
         kernel.read_devices(netlink).await?;
         Ok(kernel)
@@ -60,9 +83,90 @@ impl Kernel {
                 self.links.push(link);
             }
             (None, None) => {}
-            (None, Some(_)) => self.read_devices(netlink).await?,
+            (None, Some(at)) => self.forget(at),
         }
         Ok(())
+    }
+
+    /// Notes what was heard of; [`Self::refresh`] looks at it.
+    pub fn doubt(&mut self, change: Change) {
+        match change {
+            Change::Link { ifindex, .. } => drop(self.doubts.links.insert(ifindex)),
+            Change::Address { ifindex } => drop(self.doubts.addresses.insert(ifindex)),
+            Change::Route => self.doubts.routes = true,
+            Change::Ipv4Configuration => self.doubts.settings = true,
+            // Neither is part of the reading.
+            Change::Neighbour { .. } | Change::Forwarding { .. } | Change::Resync => {}
+        }
+    }
+
+    /// Reads again what is in doubt and says what has changed.
+    pub async fn refresh(&mut self, netlink: &Netlink) -> netdev::Result<Changed> {
+        let Doubts { links, addresses, routes, settings } = std::mem::take(&mut self.doubts);
+        if links.len() > READ_SINGLY || addresses.len() > READ_SINGLY {
+            *self = Self::read(netlink).await?;
+            return Ok(Changed::Everything);
+        }
+        let mut everything = false;
+        let mut containers = BTreeSet::new();
+        for ifindex in links {
+            let now = netlink.link_by_index(ifindex).await?;
+            let before = self.links.iter().position(|link| link.ifindex == ifindex);
+            let container = |link: &Link| match names::owner(link.alias.as_deref()?)? {
+                Owner::Endpoint { container, .. } => Some(container),
+                Owner::Network(_) => None,
+            };
+            match (before, now) {
+                (None, None) => {}
+                (Some(at), Some(now)) if self.links[at] == now => {}
+                (Some(at), Some(now)) if self.links[at].name == now.name => {
+                    match (container(&self.links[at]), container(&now)) {
+                        (Some(before), Some(after)) if before == after => drop(containers.insert(after)),
+                        _ => everything = true,
+                    }
+                    self.links[at] = now;
+                }
+                (Some(at), None) => {
+                    match container(&self.links[at]) {
+                        Some(container) => drop(containers.insert(container)),
+                        None => everything = true,
+                    }
+                    self.forget(at);
+                }
+                // New ones, and those with another name.
+                (_, Some(_)) => {
+                    *self = Self::read(netlink).await?;
+                    return Ok(Changed::Everything);
+                }
+            }
+        }
+        for ifindex in addresses {
+            let now = netlink.addresses_of(ifindex).await?;
+            let (of_device, others): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut self.addresses).into_iter().partition(|it| it.ifindex == ifindex);
+            everything |= of_device != now;
+            self.addresses = others;
+            self.addresses.extend(now);
+        }
+        if routes {
+            let before = std::mem::replace(&mut self.routes, netlink.routes().await?);
+            everything |= before != self.routes;
+        }
+        if settings {
+            let forwarding = sysctl::ip_forward()?;
+            everything |= forwarding != self.forwarding;
+            self.forwarding = forwarding;
+        }
+        Ok(if everything { Changed::Everything } else { Changed::Containers(containers) })
+    }
+
+    fn forget(&mut self, at: usize) {
+        let gone = self.links.swap_remove(at);
+        self.by_name.remove(&gone.name);
+        self.addresses.retain(|address| address.ifindex != gone.ifindex);
+        if let Some(moved) = self.links.get(at) {
+            self.by_name.insert(moved.name.clone(), at);
+        }
     }
 
     /// All devices.

@@ -1,8 +1,16 @@
 //! Writes the tables into the maps, only those that differ from what was written last or that are due for a check.
 
+use std::hash::Hash;
+
 use dataplane_common::abi::PortSet;
 
-use super::{problem::Problem, tables::Tables};
+use super::{
+    problem::Problem,
+    tables::{
+        Tables,
+        difference::{Difference, Entries},
+    },
+};
 use crate::{
     dataplane::{self, Changes, Dataplane, Order},
     netdev::PortRanges,
@@ -64,6 +72,50 @@ impl Maps {
         self.written = (problems.len() == before).then_some(wanted);
     }
 
+    /// What the maps hold, where that is known.
+    pub fn written(&self) -> Option<&Tables> {
+        self.written.as_ref()
+    }
+
+    /// Takes out, of what is about to change, what leads to containers that are gone: as [`Self::withdraw`].
+    pub fn withdraw_difference(
+        &mut self,
+        difference: &Difference,
+        dataplane: &mut Dataplane,
+        problems: &mut Vec<Problem>,
+    ) {
+        let Some(written) = &mut self.written else { return };
+        let tables = &mut dataplane.tables;
+        let published = removals(&difference.published);
+        note(tables.published.update(&published), "published", problems);
+        written.published.retain(|key, _| !published.contains_key(key));
+        let endpoints = removals(&difference.endpoints);
+        note(tables.endpoints.update(&endpoints), "endpoints", problems);
+        written.endpoints.retain(|key, _| !endpoints.contains_key(key));
+    }
+
+    /// Writes a difference, in the order of [`Self::write`].
+    pub fn write_difference(
+        &mut self,
+        difference: Difference,
+        dataplane: &mut Dataplane,
+        problems: &mut Vec<Problem>,
+    ) {
+        let before = problems.len();
+        if let Some([reserved, published]) = &difference.ports {
+            self.write_port_sets(reserved, published, dataplane, false, problems);
+        }
+        let tables = &mut dataplane.tables;
+        note(tables.devices.update(&difference.devices), "devices", problems);
+        note(tables.endpoints.update(&difference.endpoints), "endpoints", problems);
+        note(tables.published.update(&difference.published), "published", problems);
+        match &mut self.written {
+            Some(written) if problems.len() == before => difference.enter(written),
+            // What failed is not known to be written: the next round tries again.
+            written => *written = None,
+        }
+    }
+
     fn write_ports(
         &self,
         wanted: &Tables,
@@ -71,12 +123,22 @@ impl Maps {
         check: bool,
         problems: &mut Vec<Problem>,
     ) {
+        self.write_port_sets(&wanted.reserved, &wanted.published_ports, dataplane, check, problems);
+    }
+
+    fn write_port_sets(
+        &self,
+        reserved: &[PortRanges; 2],
+        published: &[PortRanges; 2],
+        dataplane: &mut Dataplane,
+        check: bool,
+        problems: &mut Vec<Problem>,
+    ) {
         let written = self.written.as_ref();
-        let [reserved_tcp, reserved_udp] = &wanted.reserved;
-        let [published_tcp, published_udp] = &wanted.published_ports;
-        let reserved_due = check || written.is_none_or(|written| written.reserved != wanted.reserved);
-        let published_due =
-            check || written.is_none_or(|written| written.published_ports != wanted.published_ports);
+        let reserved_due = check || written.is_none_or(|written| written.reserved != *reserved);
+        let published_due = check || written.is_none_or(|written| written.published_ports != *published);
+        let [reserved_tcp, reserved_udp] = reserved;
+        let [published_tcp, published_udp] = published;
         for (set, ports, due) in [
             (PortSet::RESERVED_TCP, reserved_tcp, reserved_due),
             (PortSet::RESERVED_UDP, reserved_udp, reserved_due),
@@ -88,6 +150,10 @@ impl Maps {
             }
         }
     }
+}
+
+fn removals<K: Clone + Eq + Hash, V>(entries: &Entries<K, V>) -> Entries<K, V> {
+    entries.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| (key.clone(), None)).collect()
 }
 
 fn each(ranges: &PortRanges) -> impl Iterator<Item = u16> + '_ {

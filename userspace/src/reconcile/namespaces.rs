@@ -79,9 +79,32 @@ pub async fn find(
     cookies: &mut Cookies,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, FoundNamespace> {
+    let mut holders = Holders::new();
+    let found = find_some(&desired.containers, own, cookies, &mut holders, problems).await;
+    let present: Vec<NamespaceIdentity> = holders.into_keys().collect();
+    if cookies.known.len() > 2 * present.len() + 16 {
+        cookies.known.retain(|identity, _| present.contains(identity));
+    }
+    // Not at once: a preview of other files asks for other namespaces.
+    if cookies.found.len() > 2 * present.len() + 16 {
+        cookies.found.retain(|_, found| present.contains(&found.identity));
+    }
+    found
+}
+
+/// Which container is in which namespace.
+pub type Holders = HashMap<NamespaceIdentity, String>;
+
+/// The same for some containers, where `holders` has the namespaces of the others.
+pub async fn find_some(
+    containers: impl IntoIterator<Item = (&'_ String, &'_ Container)>,
+    own: NamespaceIdentity,
+    cookies: &mut Cookies,
+    holders: &mut Holders,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<String, FoundNamespace> {
     let mut found = BTreeMap::new();
-    let mut holders: HashMap<NamespaceIdentity, &String> = HashMap::new();
-    for (name, container) in &desired.containers {
+    for (name, container) in containers {
         let Some(reference) = reference(container) else { continue };
         let result = match reference {
             Ok(reference) => look_up(&reference, own, cookies).await.or_else(|unknown| match unknown {
@@ -111,20 +134,12 @@ pub async fn find(
                     problems.push(Problem::new(format!("container {name}"), reason));
                     continue;
                 }
-                holders.insert(namespace.identity, name);
+                holders.insert(namespace.identity, name.clone());
                 cookies.found.insert(namespace.reference.clone(), namespace.clone());
                 found.insert(name.clone(), namespace);
             }
             Err(reason) => problems.push(Problem::new(format!("container {name}"), reason)),
         }
-    }
-    let present: Vec<NamespaceIdentity> = holders.into_keys().collect();
-    if cookies.known.len() > 2 * present.len() + 16 {
-        cookies.known.retain(|identity, _| present.contains(identity));
-    }
-    // Not at once: a preview of other files asks for other namespaces.
-    if cookies.found.len() > 2 * present.len() + 16 {
-        cookies.found.retain(|_, found| present.contains(&found.identity));
     }
     found
 }

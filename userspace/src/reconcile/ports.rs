@@ -5,14 +5,25 @@ use std::{
     net::IpAddr,
 };
 
-use super::resolved::{ResolvedPublication, ResolvedState};
+use super::{
+    problem::Problem,
+    resolved::{ResolvedPublication, ResolvedState},
+};
 use crate::{
     model::Protocol,
     netdev::{self, LocalSocket, SocketState, holders, sockets},
 };
 
+/// The refused ones of these publications as problems.
+pub fn problems(publications: &[ResolvedPublication], refused: &Refused) -> impl Iterator<Item = Problem> {
+    publications.iter().filter_map(|publication| {
+        let object = format!("port {} of container {}", publication.host_side(), publication.container);
+        refused.get(&key(publication)).map(|reason| Problem::new(object, reason))
+    })
+}
+
 /// Which publications are served. A served one stays so: from then on the `bind` programs keep processes away.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Ports {
     served: HashSet<String>,
 }
@@ -30,8 +41,23 @@ impl Ports {
     pub async fn check(&mut self, state: &ResolvedState) -> netdev::Result<Refused> {
         let declared: HashSet<String> = state.publications.iter().map(key).collect();
         self.served.retain(|known| declared.contains(known));
-        let new: Vec<(&ResolvedPublication, String)> = state
-            .publications
+        self.decide(&state.publications).await
+    }
+
+    /// The same where only some publications are others than before.
+    pub async fn check_difference(
+        &mut self,
+        before: &[ResolvedPublication],
+        after: &[ResolvedPublication],
+    ) -> netdev::Result<Refused> {
+        for gone in before.iter().filter(|publication| !after.contains(publication)) {
+            self.served.remove(&key(gone));
+        }
+        self.decide(after).await
+    }
+
+    async fn decide(&mut self, publications: &[ResolvedPublication]) -> netdev::Result<Refused> {
+        let new: Vec<(&ResolvedPublication, String)> = publications
             .iter()
             .map(|publication| (publication, key(publication)))
             .filter(|(_, key)| !self.served.contains(key))

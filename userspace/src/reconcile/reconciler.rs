@@ -1,22 +1,23 @@
 //! One round of reconciliation.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     io::Read,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::Path,
+    time::SystemTime,
 };
 
 use super::{
     containers::{Containers, Host, Looked},
     devices,
-    facts::{DeviceFact, KernelFacts, UplinkFact},
-    kernel::Kernel,
-    leases::{LeaseFacts, Leases, StateLock, Store, StoreError, resolve},
+    facts::KernelFacts,
+    kernel::{Changed, Kernel},
+    leases::{Leases, StateLock, Store, StoreError, journal::Journal, prune, resolve, withhold},
     maps::Maps,
-    namespaces::{self, Cookies},
+    namespaces::Cookies,
     overlay,
-    ports::{Ports, Refused, key},
+    ports::{self, Ports, Refused, key},
     problem::Problem,
     programs,
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
@@ -24,11 +25,17 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane},
-    model::{DesiredState, PortRange, Protocol},
-    netdev::{
-        self, BoundPorts, Link, Namespace, NamespaceIdentity, NamespaceLock, Netlink, PortRanges, bound_ports,
-    },
+    model::{DesiredState, PortRange},
+    netdev::{self, BoundPorts, Change, Namespace, NamespaceIdentity, NamespaceLock, Netlink, bound_ports},
 };
+
+mod difference;
+mod keeping;
+mod reading;
+
+use difference::Memory;
+use keeping::Keeping;
+use reading::tunnel_address;
 
 /// Up to so many devices that a round made are read one by one, more of them all at once.
 const READ_SINGLY: usize = 16;
@@ -86,6 +93,7 @@ pub struct Reconciler {
     own: NamespaceIdentity,
     own_cookie: u64,
     store: Store,
+    journal: Journal,
     leases: Leases,
     kept: Option<Leases>,
     cookies: Cookies,
@@ -94,8 +102,10 @@ pub struct Reconciler {
     maps: Maps,
     bound: BoundPorts,
     applied: Applied,
-    /// The host as last read, until something is heard to have changed there.
+    /// The host as last read, until it is heard that anything may have changed there.
     kernel: Option<Kernel>,
+    /// What the next round needs to work on a difference only. None after a round that left something to be done.
+    memory: Option<Memory>,
     _state: StateLock,
     _namespace: NamespaceLock,
 }
@@ -116,6 +126,7 @@ impl Reconciler {
             dataplane,
             own: own.identity(),
             own_cookie,
+            journal: Journal::new(store.directory()),
             store,
             leases,
             kept,
@@ -126,6 +137,7 @@ impl Reconciler {
             bound: BoundPorts::default(),
             applied: Applied::default(),
             kernel: None,
+            memory: None,
             _state: state,
             _namespace: namespace,
         })
@@ -152,14 +164,29 @@ impl Reconciler {
     }
 
     /// Something changed in the host itself.
-    pub fn doubt_host(&mut self) {
-        self.kernel = None;
+    pub fn doubt_host(&mut self, change: Change) {
+        let Some(kernel) = &mut self.kernel else { return };
+        match change {
+            Change::Resync => self.kernel = None,
+            // What the slow path of an overlay needs is read in whole rounds only.
+            Change::Neighbour { .. } | Change::Forwarding { .. } => self.memory = None,
+            change => kernel.doubt(change),
+        }
+    }
+
+    /// Whether entries of this device's neighbours and forwarding database are weft's: the bridges and vxlan devices of
+    /// overlay networks.
+    pub fn keeps_neighbours_of(&self, ifindex: u32) -> bool {
+        let facts = &self.applied.facts;
+        let of_overlay = |name: &String| facts.vxlans.contains_key(name);
+        facts.vxlans.values().any(|vxlan| vxlan.ifindex == ifindex)
+            || facts.bridges.iter().any(|(name, bridge)| of_overlay(name) && bridge.ifindex == ifindex)
     }
 
     /// Events were lost.
     pub fn doubt_all(&mut self) {
         self.containers.doubt_all();
-        self.doubt_host();
+        self.doubt_host(Change::Resync);
     }
 
     /// Looks into some containers: something was heard of them, or it is their turn.
@@ -167,7 +194,12 @@ impl Reconciler {
         // While the host is in doubt a round is due anyway.
         let Some(kernel) = &self.kernel else { return Looked { wrong: true, more: true } };
         let host = Host { netlink: &self.netlink, kernel, dataplane: &self.dataplane };
-        self.containers.look_into_some(host).await
+        let looked = self.containers.look_into_some(host).await;
+        if looked.wrong {
+            // What is wrong inside a namespace shows neither in the files nor in the host's devices.
+            self.memory = None;
+        }
+        looked
     }
 
     /// What `desired` would be with every choice made; nothing is kept or changed.
@@ -177,23 +209,48 @@ impl Reconciler {
         let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
+        let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
+        let vtep = tunnel_address(&state, &uplinks);
+        overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
+        let refused = self.ports.clone().check(&state).await?;
+        problems.extend(ports::problems(&state.publications, &refused));
         state.problems = problems;
         Ok(state)
     }
 
     /// Makes the kernel what `desired` asks, as far as it can; what it cannot is in [`Self::applied`].
     pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
+        // Taken, so that a round that fails leaves nothing to be believed by the next.
+        let (memory, kernel) = (self.memory.take(), self.kernel.take());
+        let (kernel, changed) = match kernel {
+            Some(mut kernel) if depth == Depth::Changes => {
+                let changed = kernel.refresh(&self.netlink).await?;
+                (kernel, changed)
+            }
+            _ => (Kernel::read(&self.netlink).await?, Changed::Everything),
+        };
+        match (memory, changed) {
+            (Some(memory), Changed::Containers(veths)) => {
+                self.difference_round(desired, memory, veths, kernel).await
+            }
+            (memory, _) => self.whole_round(desired, depth, memory, kernel).await,
+        }
+    }
+
+    async fn whole_round(
+        &mut self,
+        desired: &DesiredState,
+        depth: Depth,
+        memory: Option<Memory>,
+        mut kernel: Kernel,
+    ) -> Result<(), Error> {
         let full = depth == Depth::Full;
         let mut problems = Vec::new();
-        if sysctls::first_start(&mut self.leases, self.own_cookie)? {
-            self.keep_leases()?;
+        if sysctls::first_start(&mut self.leases, self.own_cookie)?
+            && self.try_to_keep(&mut problems)?.is_kept()
+        {
             sysctls::switch_forwarding_on(&mut self.leases)?;
         }
-        // Taken, so that a round that fails leaves nothing to be believed by the next.
-        let mut kernel = match self.kernel.take() {
-            Some(kernel) if !full => kernel,
-            _ => Kernel::read(&self.netlink).await?,
-        };
         if full {
             self.bound = bound_ports().await?;
             match self.dataplane.ensure_pins() {
@@ -206,24 +263,28 @@ impl Reconciler {
         let lease_facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases, &lease_facts);
         problems.append(&mut state.problems);
+        if full {
+            let exists = |name: &str| kernel.link(name).is_some();
+            prune(&mut self.leases, desired, SystemTime::now(), exists);
+        }
         // Before anything is made: a name or address that is in use but was not kept would be given away twice.
-        self.keep_leases()?;
+        let keeping = self.try_to_keep(&mut problems)?;
+        if !keeping.is_kept()
+            && let Some(kept) = &self.kept
+        {
+            withhold(&mut state, &self.leases, kept, &self.applied.state, &mut problems);
+        }
 
         let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = tunnel_address(&state, &uplinks);
+        overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;
         let publications: Vec<&ResolvedPublication> = state
             .publications
             .iter()
             .filter(|publication| !refused.contains_key(&key(publication)))
             .collect();
-        for publication in &state.publications {
-            if let Some(reason) = refused.get(&key(publication)) {
-                let object =
-                    format!("port {} of container {}", publication.host_side(), publication.container);
-                problems.push(Problem::new(object, reason));
-            }
-        }
+        problems.extend(ports::problems(&state.publications, &refused));
 
         // Removal: what leads to a container first, then the container's device.
         let superfluous = devices::superfluous(&state, &kernel);
@@ -268,10 +329,7 @@ impl Reconciler {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);
         }
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
-        let reservation = sysctls::Reservation::begin(&mut self.leases, &published)?;
-        self.keep_leases()?;
-        kernel.reserved = reservation.write(&mut self.leases)?;
-        self.keep_leases()?;
+        self.reserve(&published, &mut kernel, &mut problems)?;
         self.kernel = Some(kernel);
         if full || !superfluous.is_empty() {
             // Every device of weft that is there, right or not: one that could not be put right needs its guard most.
@@ -279,116 +337,18 @@ impl Reconciler {
             let wanted = owned.chain(uplinks.iter().map(|uplink| uplink.ifindex)).collect();
             programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
         }
-        let failed = self.containers.failed().iter().cloned().collect();
+        let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
+        self.memory = if problems.is_empty() && refused.is_empty() && failed.is_empty() {
+            let same = keeping == Keeping::Known && self.applied.state == state;
+            match memory.filter(|memory| same && memory.is_of(desired)) {
+                Some(memory) => Some(memory),
+                None => Some(Memory::new(desired, &self.leases, &state)),
+            }
+        } else {
+            None
+        };
         self.applied = Applied { state, facts, refused, failed, problems };
         Ok(())
-    }
-
-    /// Keeps the choices, if there are new ones.
-    fn keep_leases(&mut self) -> Result<(), StoreError> {
-        if self.kept.as_ref() != Some(&self.leases) {
-            self.store.save(&self.leases)?;
-            self.kept = Some(self.leases.clone());
-        }
-        Ok(())
-    }
-
-    async fn lease_facts(
-        &mut self,
-        desired: &DesiredState,
-        kernel: &Kernel,
-        problems: &mut Vec<Problem>,
-    ) -> Result<LeaseFacts, Error> {
-        self.forget_gone(kernel);
-        let namespaces = namespaces::find(desired, self.own, &mut self.cookies, problems).await;
-        let each = |ranges: &PortRanges, protocol: Protocol| -> Vec<(Protocol, u16)> {
-            ranges.iter().flat_map(|range| range.first..=range.last).map(|port| (protocol, port)).collect()
-        };
-        let bound =
-            each(&self.bound.tcp, Protocol::Tcp).into_iter().chain(each(&self.bound.udp, Protocol::Udp));
-        Ok(LeaseFacts {
-            host_routes: kernel.foreign_routes(),
-            namespaces,
-            ephemeral_ports: kernel.ephemeral,
-            bound_ports: bound.collect(),
-        })
-    }
-
-    /// A container whose veth has gone may have a new namespace with the inode of the old one.
-    fn forget_gone(&mut self, kernel: &Kernel) {
-        for endpoint in self.applied.state.endpoints.values() {
-            if let Some(namespace) = &endpoint.namespace
-                && kernel.link(&endpoint.device).is_none()
-            {
-                self.cookies.forget(&namespace.identity);
-            }
-        }
-    }
-
-    async fn peer_uplinks(
-        &self,
-        state: &ResolvedState,
-        uplinks: &[UplinkFact],
-        problems: &mut Vec<Problem>,
-    ) -> Result<BTreeMap<IpAddr, u32>, Error> {
-        let mut found = BTreeMap::new();
-        for vtep in state.peers.keys() {
-            let reason = match self.netlink.route_to(*vtep).await? {
-                Some(route) if uplinks.iter().any(|uplink| uplink.ifindex == route.ifindex) => {
-                    found.insert(*vtep, route.ifindex);
-                    continue;
-                }
-                Some(_) => {
-                    "the route to it leads through a device that is no uplink; name that in x-weft.uplinks"
-                }
-                None => "this host has no route to it",
-            };
-            problems.push(Problem::new(format!("peer {vtep}"), reason));
-        }
-        Ok(found)
-    }
-
-    fn facts(
-        &self,
-        state: &ResolvedState,
-        uplinks: &[UplinkFact],
-        vtep: Option<Ipv4Addr>,
-        kernel: &Kernel,
-        peer_uplinks: BTreeMap<IpAddr, u32>,
-    ) -> KernelFacts {
-        let by_name = |name: &str| kernel.link(name).and_then(device_fact);
-        let networks = &state.networks;
-        let bridges = networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(&of.bridge)?)));
-        let vxlans =
-            networks.iter().filter_map(|(name, of)| Some((name.clone(), by_name(of.vxlan.as_deref()?)?)));
-        // One that could not be looked at is what it was, as long as its device is: the container's flows go on.
-        let before = &self.applied.facts.veths;
-        let usable = |id: &EndpointId, fact: &DeviceFact| {
-            !self.containers.failed().contains(id)
-                || before.get(id).is_some_and(|before| before.ifindex == fact.ifindex)
-        };
-        let veths = state.endpoints.iter().filter_map(|(id, of)| Some((id, by_name(&of.device)?)));
-        let veths = veths.filter(|(id, fact)| usable(id, fact)).map(|(id, fact)| (id.clone(), fact));
-        let addresses: HashMap<IpAddr, u32> = kernel
-            .addresses
-            .iter()
-            .filter(|address| !address.address.ip().is_loopback() && !address.tentative)
-            .map(|address| (address.address.ip(), address.ifindex))
-            .collect();
-        KernelFacts {
-            uplinks: uplinks.to_vec(),
-            bridges: bridges.collect(),
-            vxlans: vxlans.collect(),
-            veths: veths.collect(),
-            addresses,
-            peer_uplinks,
-            vtep,
-            forwarding: kernel.forwarding,
-            bound: self.bound.clone(),
-            reserved: kernel.reserved.difference(&sysctls::added(&self.leases)),
-            ephemeral: kernel.ephemeral,
-            netns_cookie: self.own_cookie,
-        }
     }
 
     /// The external ports that masquerade uses now, for `status`.
@@ -398,24 +358,13 @@ impl Reconciler {
     }
 }
 
-fn device_fact(link: &Link) -> Option<DeviceFact> {
-    Some(DeviceFact { ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address? })
-}
-
-fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<Ipv4Addr> {
-    match state.host.vtep {
-        Some(IpAddr::V4(vtep)) => Some(vtep),
-        _ => uplinks.iter().find_map(|uplink| uplink.address),
-    }
-}
-
 /// Only makes MAC addresses of different hosts differ; where even this cannot be read the time will do.
 fn random_seed() -> u64 {
     let mut bytes = [0; 8];
     match std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)) {
         Ok(()) => u64::from_ne_bytes(bytes),
-        Err(_) => std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |since| since.as_nanos() as u64),
+        Err(_) => {
+            SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+        }
     }
 }

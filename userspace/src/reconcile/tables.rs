@@ -15,7 +15,7 @@ use super::{
     facts::KernelFacts,
     names::stable_hash,
     pool::default_pool,
-    resolved::{ResolvedEndpoint, ResolvedNetwork, ResolvedPublication, ResolvedState},
+    resolved::{EndpointId, ResolvedEndpoint, ResolvedNetwork, ResolvedPublication, ResolvedState},
 };
 use crate::{
     dataplane::{Prefix, publication_prefixes},
@@ -73,7 +73,7 @@ pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts
             .iter()
             .map(|(address, ifindex)| (Address::from(*address), *ifindex))
             .collect(),
-        published: publication_entries(publications),
+        published: publication_entries(publications.iter().copied()),
         reserved: reserved(state, &published_ports, facts),
         published_ports,
         settings: settings(state, facts),
@@ -131,30 +131,9 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
         let vxlan = facts.vxlans.get(name).map(|fact| (fact.ifindex, of_network(DeviceRole::VXLAN, fact)));
         devices.extend(bridge.into_iter().chain(vxlan));
     }
-    let uplink_mtu = facts.uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(u32::MAX);
-    let overlays = state.networks.values().any(|network| network.vxlan.is_some());
-    for (id, endpoint) in &state.endpoints {
-        let (Some(veth), Some(network)) = (facts.veths.get(id), state.networks.get(&id.network)) else {
-            continue;
-        };
-        let device = Device {
-            role: DeviceRole::CONTAINER,
-            flags: endpoint_flags(endpoint, network, facts),
-            network: network.number,
-            epoch: endpoint.epoch,
-            address: v4(endpoint.address.ip()),
-            gateway: v4(network.gateway),
-            address_v6: Address::UNSPECIFIED,
-            gateway_v6: Address::UNSPECIFIED,
-            prefix_length: endpoint.address.prefix().into(),
-            prefix_length_v6: 0,
-            mtu: veth.mtu,
-            mac: mac(endpoint.mac),
-            vxlan_port: if overlays { vxlan_port(state) } else { 0 },
-            vni: network.vni().unwrap_or(0),
-            uplink_mtu,
-        };
-        devices.insert(veth.ifindex, device);
+    let overlays = has_overlays(state);
+    for id in state.endpoints.keys() {
+        devices.extend(container_device(id, state, facts, overlays));
     }
     for uplink in &facts.uplinks {
         let device = Device {
@@ -179,31 +158,69 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
     devices
 }
 
+fn has_overlays(state: &ResolvedState) -> bool {
+    state.networks.values().any(|network| network.vxlan.is_some())
+}
+
+/// The entry of a container's interface in `devices`, once it has its veth.
+fn container_device(
+    id: &EndpointId,
+    state: &ResolvedState,
+    facts: &KernelFacts,
+    overlays: bool,
+) -> Option<(u32, Device)> {
+    let (endpoint, network) = (state.endpoints.get(id)?, state.networks.get(&id.network)?);
+    let veth = facts.veths.get(id)?;
+    let device = Device {
+        role: DeviceRole::CONTAINER,
+        flags: endpoint_flags(endpoint, network, facts),
+        network: network.number,
+        epoch: endpoint.epoch,
+        address: v4(endpoint.address.ip()),
+        gateway: v4(network.gateway),
+        address_v6: Address::UNSPECIFIED,
+        gateway_v6: Address::UNSPECIFIED,
+        prefix_length: endpoint.address.prefix().into(),
+        prefix_length_v6: 0,
+        mtu: veth.mtu,
+        mac: mac(endpoint.mac),
+        vxlan_port: if overlays { vxlan_port(state) } else { 0 },
+        vni: network.vni().unwrap_or(0),
+        uplink_mtu: facts.uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(u32::MAX),
+    };
+    Some((veth.ifindex, device))
+}
+
 /// The UDP port of VXLAN on this host.
 pub fn vxlan_port(state: &ResolvedState) -> u16 {
     state.host.vxlan_port.unwrap_or(VXLAN_PORT)
 }
 
 fn endpoints(state: &ResolvedState, facts: &KernelFacts) -> HashMap<EndpointKey, Endpoint> {
-    let mut endpoints = HashMap::new();
-    for (id, endpoint) in &state.endpoints {
-        // Without all three nothing could be delivered: the map holds what works.
-        let (Some(veth), Some(bridge), Some(network)) =
-            (facts.veths.get(id), facts.bridges.get(&id.network), state.networks.get(&id.network))
-        else {
-            continue;
-        };
-        let key = EndpointKey { network: network.number, address: v4(endpoint.address.ip()) };
-        let value = Endpoint {
-            ifindex: veth.ifindex,
-            epoch: endpoint.epoch,
-            mac: mac(endpoint.mac),
-            gateway_mac: mac(bridge.mac),
-            flags: endpoint_flags(endpoint, network, facts),
-        };
-        endpoints.insert(key, value);
-    }
-    endpoints
+    state.endpoints.keys().filter_map(|id| container_endpoint(id, state, facts)).collect()
+}
+
+/// The entry of a container's interface in `endpoints`. Without veth, bridge and network nothing could be delivered:
+/// the map holds what works.
+fn container_endpoint(
+    id: &EndpointId,
+    state: &ResolvedState,
+    facts: &KernelFacts,
+) -> Option<(EndpointKey, Endpoint)> {
+    let (endpoint, network) = (state.endpoints.get(id)?, state.networks.get(&id.network)?);
+    let (veth, bridge) = (facts.veths.get(id)?, facts.bridges.get(&id.network)?);
+    let value = Endpoint {
+        ifindex: veth.ifindex,
+        epoch: endpoint.epoch,
+        mac: mac(endpoint.mac),
+        gateway_mac: mac(bridge.mac),
+        flags: endpoint_flags(endpoint, network, facts),
+    };
+    Some((endpoint_key(endpoint), value))
+}
+
+fn endpoint_key(endpoint: &ResolvedEndpoint) -> EndpointKey {
+    EndpointKey { network: endpoint.network_number, address: v4(endpoint.address.ip()) }
 }
 
 fn remotes(state: &ResolvedState) -> HashMap<EndpointKey, Remote> {
@@ -270,8 +287,8 @@ fn subnets(state: &ResolvedState, facts: &KernelFacts) -> HashMap<Prefix<SubnetK
         .collect()
 }
 
-fn publication_entries(
-    publications: &[&ResolvedPublication],
+fn publication_entries<'a>(
+    publications: impl IntoIterator<Item = &'a ResolvedPublication>,
 ) -> HashMap<Prefix<PublicationKey>, Publication> {
     let mut entries = HashMap::new();
     for publication in publications {
@@ -336,5 +353,6 @@ fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
     }
 }
 
+pub mod difference;
 #[cfg(test)]
 mod tests;

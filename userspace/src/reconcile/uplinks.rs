@@ -1,6 +1,9 @@
 //! Which devices lead to the world.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use super::{facts::UplinkFact, kernel::Kernel, problem::Problem};
 use crate::{model::HostSettings, netdev::Link};
@@ -19,7 +22,7 @@ pub fn find(
     let mut uplinks = Vec::new();
     for name in &settings.uplinks {
         match kernel.link(name) {
-            Some(link) => uplinks.push(fact(link, kernel, problems)),
+            Some(link) => uplinks.extend(usable(link, problems).map(|link| fact(link, kernel, problems))),
             None => problems.push(Problem::new(
                 format!("uplink {name}"),
                 "there is no such device; weft uses it as soon as there is",
@@ -52,14 +55,33 @@ fn of_default_routes(
         link.is_some() && primary_address(*ifindex, kernel).is_some()
     });
     let mut uplinks: Vec<UplinkFact> = Vec::new();
+    let mut seen = HashSet::new();
     for ifindex in defaults.iter().map(|route| route.ifindex).chain(kept) {
         if let Some(link) = kernel.links().iter().find(|link| link.ifindex == ifindex)
-            && uplinks.iter().all(|uplink| uplink.ifindex != ifindex)
+            && seen.insert(ifindex)
+            && let Some(link) = usable(link, problems)
         {
             uplinks.push(fact(link, kernel, problems));
         }
     }
     uplinks
+}
+
+/// The programs read and write Ethernet headers: what a tun, WireGuard or ppp device gives them would be taken for
+/// something else.
+fn usable<'link>(link: &'link Link, problems: &mut Vec<Problem>) -> Option<&'link Link> {
+    if link.is_ethernet() {
+        return Some(link);
+    }
+    problems.push(Problem::new(
+        format!("uplink {}", link.name),
+        format!(
+            "it is no Ethernet device ({}): weft cannot serve it, and containers reach nothing through it. Name the \
+             Ethernet devices in x-weft.uplinks",
+            link.layer
+        ),
+    ));
+    None
 }
 
 fn fact(link: &Link, kernel: &Kernel, problems: &mut Vec<Problem>) -> UplinkFact {

@@ -31,6 +31,7 @@ fn vxlan(bridge: u32, local: &str) -> Result<VxlanSpec> {
         local: local.parse()?,
         mtu: 1450,
         bridge,
+        isolated: false,
     })
 }
 

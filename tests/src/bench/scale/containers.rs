@@ -2,7 +2,10 @@
 
 use std::{
     fmt::Write,
+    fs,
     net::SocketAddr,
+    ops::Range,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -10,12 +13,16 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::{Cost, Plan, probe::Probe};
-use crate::{Container, Host, Lab, bench::statistics::Spread};
+use crate::{Container, Daemon, Host, Lab, Process, bench::statistics::Spread};
 
 /// Of one network: a bridge holds 1,023 ports, and some are left for those that are added.
 const MOST_ON_A_NETWORK: usize = 500;
 /// Longest time until `ready`.
 const READY_LIMIT: Duration = Duration::from_secs(600);
+/// The daemon reads files that it does not know yet, and compares everything, at least this often.
+const FULL_TICK: Duration = Duration::from_secs(12);
+/// What the addition of a container leads to in the daemon is over by then.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Port of the servers in the containers that are added.
 const ECHO: u16 = 7;
 
@@ -32,6 +39,14 @@ pub struct Figures {
     pub one_more_ms: Spread,
     /// The daemon's own time for that, if it tells.
     pub one_more_apply_ms: Option<Spread>,
+    /// CPU time of the daemon in that while: what it works itself, without the waits in the kernel and for the disk.
+    pub one_more_cpu_ms: Spread,
+    /// The three of these where each container has a file of its own in a directory, and one file is added.
+    pub file_added_ms: Spread,
+    /// See above.
+    pub file_added_apply_ms: Option<Spread>,
+    /// See above.
+    pub file_added_cpu_ms: Spread,
     /// `weft teardown`.
     pub teardown_s: f64,
     /// What the daemon tells of itself with all of them.
@@ -44,7 +59,7 @@ pub(super) fn run(lab: &Lab, plan: &Plan) -> Result<Vec<Figures>> {
     // weft wants an uplink.
     let outside = lab.host("outside")?;
     lab.cable((&host, "192.0.2.1/24"), (&outside, "192.0.2.100/24"))?;
-    let most = plan.containers.iter().copied().max().unwrap_or(0) + plan.rounds as usize;
+    let most = plan.containers.iter().copied().max().unwrap_or(0) + 2 * plan.rounds as usize;
     let names = (0..most).map(name).collect::<Vec<_>>();
     let start = Instant::now();
     let containers = host.containers(&names)?;
@@ -70,27 +85,82 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
     // measured. These settings belong to the device, so the first container asks: it has one already.
     first.sysctl("net.ipv4.neigh.eth0.retrans_time_ms", "5")?;
     first.sysctl("net.ipv4.neigh.eth0.mcast_solicit", "1")?;
-    let (mut answered, mut applied, mut servers) = (Vec::new(), Vec::new(), Vec::new());
-    for more in 1..=rounds {
-        let container = containers.get(count + more - 1).context("too few containers")?;
-        servers.push(container.serve_echo(ECHO)?);
-        let probe = Probe::start(first, SocketAddr::new(added_address(more - 1).parse()?, ECHO))?;
-        let changed = Instant::now();
-        daemon.rewrite(&file(count, more, networks))?;
-        answered.push((probe.wait()? - changed).as_secs_f64() * 1e3);
-        applied.extend(Cost::of(&daemon)?.apply_ms);
-    }
+    let mut servers = Vec::new();
+    let by_file = one_more_each(&daemon, first, containers, count, 0..rounds, &mut servers, |more| {
+        daemon.rewrite(&file(count, more + 1, networks))
+    })?;
+    // The same state in a file for each, which changes nothing.
+    let directory = daemon.write_directory(&files(count, rounds, networks))?;
+    daemon.command(&["apply", "-f", &directory.display().to_string()])?.expect_ok()?;
+    // Its first reading knows none of the files yet; the tick does that.
+    thread::sleep(FULL_TICK);
+    let range = rounds..2 * rounds;
+    let by_directory = one_more_each(&daemon, first, containers, count, range, &mut servers, |more| {
+        let text = format!("services:\n{}", service(count + more, 0, &added_address(more)));
+        daemon.write_directory(&[(format!("c{}.yaml", count + more), text)]).map(drop)
+    })?;
     let start = Instant::now();
     daemon.teardown()?;
     Ok(Figures {
         containers: count,
         networks,
         ready_s,
-        one_more_ms: Spread::of(answered).context("no rounds")?,
-        one_more_apply_ms: Spread::of(applied),
+        one_more_ms: Spread::of(by_file.answered).context("no rounds")?,
+        one_more_apply_ms: Spread::of(by_file.applied),
+        one_more_cpu_ms: Spread::of(by_file.cpu).context("no rounds")?,
+        file_added_ms: Spread::of(by_directory.answered).context("no rounds")?,
+        file_added_apply_ms: Spread::of(by_directory.applied),
+        file_added_cpu_ms: Spread::of(by_directory.cpu).context("no rounds")?,
         teardown_s: start.elapsed().as_secs_f64(),
         cost,
     })
+}
+
+/// What adding containers one by one took.
+#[derive(Debug, Default)]
+struct Added {
+    answered: Vec<f64>,
+    applied: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+/// Adds containers one by one: `declare` has the daemon learn of it.
+fn one_more_each(
+    daemon: &Daemon,
+    first: &Container,
+    containers: &[Container],
+    count: usize,
+    range: Range<usize>,
+    servers: &mut Vec<Process>,
+    declare: impl Fn(usize) -> Result<()>,
+) -> Result<Added> {
+    let mut added = Added::default();
+    for more in range {
+        let container = containers.get(count + more).context("too few containers")?;
+        servers.push(container.serve_echo(ECHO)?);
+        // What the container before led to has been looked at.
+        thread::sleep(SETTLED);
+        let probe = Probe::start(first, SocketAddr::new(added_address(more).parse()?, ECHO))?;
+        let before = cpu_ms(daemon)?;
+        let changed = Instant::now();
+        declare(more)?;
+        added.answered.push((probe.wait()? - changed).as_secs_f64() * 1e3);
+        added.cpu.push(cpu_ms(daemon)? - before);
+        added.applied.extend(Cost::of(daemon)?.apply_ms);
+    }
+    Ok(added)
+}
+
+/// CPU time of all threads of the daemon so far.
+fn cpu_ms(daemon: &Daemon) -> Result<f64> {
+    let mut nanoseconds = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
+        // Time on a CPU, time waiting for one, number of turns.
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let on_cpu = text.split_whitespace().next().context("an empty schedstat")?;
+        nanoseconds += on_cpu.parse::<u64>()?;
+    }
+    Ok(nanoseconds as f64 / 1e6)
 }
 
 fn name(index: usize) -> String {
@@ -108,26 +178,42 @@ fn added_address(extra: usize) -> String {
     format!("10.100.200.{}", extra + 10)
 }
 
-/// `count` containers dealt out to the networks, and `more` on the first network.
-fn file(count: usize, more: usize, networks: usize) -> String {
+/// The networks, and what else is not a container's.
+fn head(networks: usize) -> String {
     let mut text = "name: scale\nx-weft:\n  uplinks: [ eth0 ]\nnetworks:\n".to_owned();
     for network in 0..networks {
         let subnet = format!("10.{}.0.0/16", 100 + network);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  net{network}:\n    ipam: {{ config: [ {{ subnet: {subnet} }} ] }}");
     }
-    text.push_str("services:\n");
-    let dealt = (0..count).map(|index| (index, index % networks, address(index, networks)));
-    let added = (0..more).map(|extra| (count + extra, 0, added_address(extra)));
-    for (index, network, address) in dealt.chain(added) {
-        let name = name(index);
-        let _ = writeln!(
-            text,
-            "  {name}:\n    networks: {{ net{network}: {{ ipv4_address: {address} }} }}\n    \
-             x-weft: {{ netns: {name} }}"
-        );
-    }
     text
+}
+
+fn service(index: usize, network: usize, address: &str) -> String {
+    let name = name(index);
+    format!(
+        "  {name}:\n    networks: {{ net{network}: {{ ipv4_address: {address} }} }}\n    x-weft: {{ netns: {name} }}\n"
+    )
+}
+
+/// `count` containers dealt out to the networks, and `more` on the first network: index and declaration.
+fn services(count: usize, more: usize, networks: usize) -> impl Iterator<Item = (usize, String)> {
+    let dealt =
+        (0..count).map(move |index| (index, service(index, index % networks, &address(index, networks))));
+    dealt.chain((0..more).map(move |extra| (count + extra, service(count + extra, 0, &added_address(extra)))))
+}
+
+/// All in one file.
+fn file(count: usize, more: usize, networks: usize) -> String {
+    let services: String = services(count, more, networks).map(|(_, text)| text).collect();
+    format!("{}services:\n{services}", head(networks))
+}
+
+/// A file for each container, and one for the networks.
+fn files(count: usize, more: usize, networks: usize) -> Vec<(String, String)> {
+    let each = services(count, more, networks)
+        .map(|(index, text)| (format!("{}.yaml", name(index)), format!("services:\n{text}")));
+    std::iter::once(("networks.yaml".to_owned(), head(networks))).chain(each).collect()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::{
     reconcile::{
         names,
         problem::Problem,
-        resolved::{EndpointId, ResolvedEndpoint, ResolvedNetwork, ResolvedState},
+        resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedNetwork, ResolvedState},
     },
 };
 
@@ -26,66 +26,114 @@ pub(super) fn resolve(
     let mut pools = pools(desired, leases, state);
     let holders = holders(leases);
     let mut devices = BTreeSet::new();
-    for (container_name, container) in &desired.containers {
-        let default_network = default_network(container, state);
-        let namespace = facts.namespaces.get(container_name).cloned();
-        let interfaces =
-            interfaces(container_name, container, namespace.as_ref().map(|found| found.cookie), leases);
-        for ((network_name, attachment), interface) in container.attachments.iter().zip(interfaces) {
-            let id = EndpointId { container: container_name.clone(), network: network_name.clone() };
-            let object = format!("container {container_name} in network {network_name}");
-            let (Some(network), Some(pool)) =
-                (state.networks.get(network_name), pools.get_mut(network_name.as_str()))
-            else {
-                state.problems.push(Problem::new(object, "the network is not served; see its own problem"));
-                continue;
+    for (name, container) in &desired.containers {
+        let namespace = facts.namespaces.get(name);
+        let address = |wish: Wish<'_>, leases: &mut Leases| {
+            let Some(pool) = pools.get_mut(wish.id.network.as_str()) else {
+                return Err(NOT_SERVED.to_owned());
             };
-            let address = match address(&id, attachment, network, pool, &holders, desired, leases) {
-                Ok(address) => address,
-                Err(reason) => {
-                    state.problems.push(Problem::new(object, reason));
-                    continue;
-                }
-            };
-            let mac = mac(&id, attachment, network, address, leases);
-            let cookie = namespace.as_ref().map(|found| found.cookie);
-            let epoch = epoch(
-                &id,
-                EndpointLease {
-                    address,
-                    mac,
-                    epoch: 0,
-                    namespace_cookie: cookie,
-                    interface: Some(interface),
-                },
-                leases,
-            );
-            let Ok(address) = Ipv4Network::new(address, network.subnet.prefix()) else { continue };
-            let device = names::veth(container_name, network_name);
-            if !devices.insert(device.clone()) {
-                let reason = format!("another container's device is also named {device}; rename one of them");
-                state.problems.push(Problem::new(object, reason));
+            address(wish, pool, &holders, desired, leases)
+        };
+        let new_device = |device: &str| devices.insert(device.to_owned());
+        let resolved = resolve_one(name, container, namespace, &state.networks, leases, address, new_device);
+        state.endpoints.extend(resolved.endpoints);
+        state.problems.extend(resolved.problems);
+    }
+}
+
+/// Why a container is not in a network that has a problem itself.
+const NOT_SERVED: &str = "the network is not served; see its own problem";
+
+/// What is known of an interface when its address is chosen.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish<'a> {
+    pub id: &'a EndpointId,
+    pub attachment: &'a Attachment,
+    pub network: &'a ResolvedNetwork,
+}
+
+/// The interfaces of one container, and what could not be made of it.
+#[derive(Debug, Default)]
+pub(super) struct Resolved {
+    pub endpoints: Vec<(EndpointId, ResolvedEndpoint)>,
+    pub problems: Vec<Problem>,
+}
+
+/// Resolves one container. `address` chooses where nothing is kept; `new_device` says whether a device name is free,
+/// and takes it.
+pub(super) fn resolve_one(
+    name: &str,
+    container: &Container,
+    namespace: Option<&FoundNamespace>,
+    networks: &BTreeMap<String, ResolvedNetwork>,
+    leases: &mut Leases,
+    mut address: impl FnMut(Wish<'_>, &mut Leases) -> Result<Ipv4Addr, String>,
+    mut new_device: impl FnMut(&str) -> bool,
+) -> Resolved {
+    let mut resolved = Resolved::default();
+    let default_network = default_network(container, networks);
+    let cookie = namespace.map(|found| found.cookie);
+    let interfaces = interfaces(name, container, cookie, leases);
+    for ((network_name, attachment), interface) in container.attachments.iter().zip(interfaces) {
+        let id = EndpointId { container: name.to_owned(), network: network_name.clone() };
+        let mut problem = |reason| {
+            let object = format!("container {name} in network {network_name}");
+            resolved.problems.push(Problem::new(object, reason));
+        };
+        let Some(network) = networks.get(network_name) else {
+            problem(NOT_SERVED.to_owned());
+            continue;
+        };
+        let address = match address(Wish { id: &id, attachment, network }, leases) {
+            Ok(address) => address,
+            Err(reason) => {
+                problem(reason);
                 continue;
             }
-            let endpoint = ResolvedEndpoint {
-                network_number: network.number,
-                namespace: namespace.clone(),
+        };
+        let mac = mac(&id, attachment, network, address, leases);
+        let epoch = epoch(
+            &id,
+            EndpointLease {
                 address,
                 mac,
-                epoch,
-                interface: format!("eth{interface}"),
-                device,
-                default_route: default_network == Some(network_name.as_str()),
-                published: false,
-            };
-            state.endpoints.insert(id, endpoint);
+                epoch: 0,
+                namespace_cookie: cookie,
+                interface: Some(interface),
+                // Declared, as the lease is in use.
+                gone_since: None,
+            },
+            leases,
+        );
+        let Ok(address) = Ipv4Network::new(address, network.subnet.prefix()) else { continue };
+        let device = names::veth(name, network_name);
+        if !new_device(&device) {
+            problem(format!("another container's device is also named {device}; rename one of them"));
+            continue;
         }
+        let endpoint = ResolvedEndpoint {
+            network_number: network.number,
+            namespace: namespace.cloned(),
+            address,
+            mac,
+            epoch,
+            interface: format!("eth{interface}"),
+            device,
+            default_route: default_network == Some(network_name.as_str()),
+            published: false,
+        };
+        resolved.endpoints.push((id, endpoint));
     }
+    resolved
 }
 
 /// Everything that may not be leased: gateways, reserved and remote addresses, those that the user gave, and those
 /// that containers keep, also the ones that are away.
-fn pools<'a>(desired: &'a DesiredState, leases: &Leases, state: &ResolvedState) -> BTreeMap<&'a str, Pool> {
+pub(super) fn pools<'a>(
+    desired: &'a DesiredState,
+    leases: &Leases,
+    state: &ResolvedState,
+) -> BTreeMap<&'a str, Pool> {
     let mut pools = BTreeMap::new();
     for (name, declared) in &desired.networks {
         let Some(network) = state.networks.get(name) else { continue };
@@ -94,32 +142,55 @@ fn pools<'a>(desired: &'a DesiredState, leases: &Leases, state: &ResolvedState) 
             Some(ipnetwork::IpNetwork::V4(range)) => Some(range),
             _ => None,
         });
-        let mut pool = Pool::new(network.subnet, lease_range);
-        pool.take(network.gateway);
-        for reserved in subnet.iter().flat_map(|subnet| &subnet.reserved) {
-            if let IpAddr::V4(reserved) = reserved {
-                pool.take(*reserved);
-            }
-        }
-        pools.insert(name.as_str(), pool);
+        pools.insert(name.as_str(), Pool::new(network.subnet, lease_range));
     }
-    for remote in &state.remotes {
-        if let Some(pool) = pools.get_mut(remote.network.as_str()) {
-            pool.take(remote.address);
-        }
-    }
-    let given = desired.containers.values().flat_map(|container| &container.attachments);
-    for (network, attachment) in given {
-        if let (Some(address), Some(pool)) = (attachment.ipv4_address, pools.get_mut(network.as_str())) {
+    let mut take = |network: &str, address| {
+        if let Some(pool) = pools.get_mut(network) {
             pool.take(address);
         }
+    };
+    for (network, address) in of_networks(desired, state) {
+        take(network, address);
     }
-    for (network, lease) in leases.endpoints.values().flatten() {
-        if let Some(pool) = pools.get_mut(network.as_str()) {
-            pool.take(lease.address);
-        }
+    for container in desired.containers.values() {
+        given(container).for_each(|(network, address)| take(network, address));
+    }
+    for lease in leases.endpoints.values() {
+        leased(lease).for_each(|(network, address)| take(network, address));
     }
     pools
+}
+
+/// Addresses that are no local container's to have: gateways, reserved ones and those of remote containers.
+pub(super) fn of_networks<'a>(
+    desired: &'a DesiredState,
+    state: &'a ResolvedState,
+) -> impl Iterator<Item = (&'a str, Ipv4Addr)> {
+    let own = state.networks.iter().flat_map(move |(name, network)| {
+        let declared = desired.networks.get(name).into_iter().flat_map(|declared| &declared.subnets);
+        let reserved = declared
+            .filter(|subnet| subnet.range == network.subnet.into())
+            .flat_map(|subnet| &subnet.reserved)
+            .filter_map(|reserved| match reserved {
+                IpAddr::V4(reserved) => Some(*reserved),
+                IpAddr::V6(_) => None,
+            });
+        std::iter::once(network.gateway).chain(reserved).map(move |address| (name.as_str(), address))
+    });
+    own.chain(state.remotes.iter().map(|remote| (remote.network.as_str(), remote.address)))
+}
+
+/// The addresses that the user gave a container, by network.
+pub(super) fn given(container: &Container) -> impl Iterator<Item = (&str, Ipv4Addr)> {
+    container
+        .attachments
+        .iter()
+        .filter_map(|(network, attachment)| Some((network.as_str(), attachment.ipv4_address?)))
+}
+
+/// The addresses that a container keeps, by network.
+pub(super) fn leased(leases: &BTreeMap<String, EndpointLease>) -> impl Iterator<Item = (&str, Ipv4Addr)> {
+    leases.iter().map(|(network, lease)| (network.as_str(), lease.address))
 }
 
 /// Who has leased which address, by network, when the round began.
@@ -136,19 +207,20 @@ fn holders(leases: &Leases) -> Holders {
 }
 
 /// The network that gives the default route: the highest `gw_priority`, then the first name; never an internal one.
-fn default_network<'a>(container: &'a Container, state: &ResolvedState) -> Option<&'a str> {
+fn default_network<'a>(
+    container: &'a Container,
+    networks: &BTreeMap<String, ResolvedNetwork>,
+) -> Option<&'a str> {
     container
         .attachments
         .iter()
-        .filter(|(name, _)| state.networks.get(*name).is_some_and(|network| !network.internal))
+        .filter(|(name, _)| networks.get(*name).is_some_and(|network| !network.internal))
         .min_by_key(|(name, attachment)| (std::cmp::Reverse(attachment.gateway_priority), name.as_str()))
         .map(|(name, _)| name.as_str())
 }
 
 fn address(
-    id: &EndpointId,
-    attachment: &Attachment,
-    network: &ResolvedNetwork,
+    Wish { id, attachment, network }: Wish<'_>,
     pool: &mut Pool,
     holders: &Holders,
     desired: &DesiredState,
@@ -157,12 +229,8 @@ fn address(
     if let Some(address) = attachment.ipv4_address {
         return given_address(id, address, holders, desired, leases);
     }
-    let kept = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
-    if let Some(lease) = kept
-        && network.subnet.contains(lease.address)
-        && lease.address != network.gateway
-    {
-        return Ok(lease.address);
+    if let Some(address) = kept_address(Wish { id, attachment, network }, leases) {
+        return Ok(address);
     }
     let last = leases.networks.get(&id.network).and_then(|lease| lease.last_address);
     let address = pool.lease(last).or_else(|| {
@@ -176,6 +244,13 @@ fn address(
         lease.last_address = Some(address);
     }
     Ok(address)
+}
+
+/// The address leased earlier, if the network still has it to give.
+pub(super) fn kept_address(wish: Wish<'_>, leases: &Leases) -> Option<Ipv4Addr> {
+    let lease = leases.endpoints.get(&wish.id.container)?.get(&wish.id.network)?;
+    (wish.network.subnet.contains(lease.address) && lease.address != wish.network.gateway)
+        .then_some(lease.address)
 }
 
 /// An address that the user gave. A declared container that was leased it earlier keeps it: its connections count

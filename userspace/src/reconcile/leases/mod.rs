@@ -4,12 +4,16 @@
 
 mod addresses;
 mod containers;
+pub mod difference;
+pub mod journal;
 mod networks;
 mod overlay;
 mod ports;
+mod pruning;
 mod publications;
 mod store;
 mod subnets;
+mod unkept;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -19,12 +23,15 @@ use std::{
 use ipnetwork::Ipv4Network;
 use serde::{Deserialize, Serialize};
 
+pub use pruning::prune;
 pub use store::{StateLock, Store, StoreError};
+pub use unkept::withhold;
 
 use super::resolved::{FoundNamespace, ResolvedState};
 use crate::model::{DesiredState, MacAddress, PortRange, Protocol};
 
-/// All choices made so far. Nothing is forgotten while its object is away; room is made only when there is none.
+/// All choices made so far. Nothing is forgotten while its object is away for less than a week; room is made earlier only
+/// when there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leases {
     /// Format of the file.
@@ -45,6 +52,9 @@ pub struct Leases {
     pub ports: BTreeMap<String, u16>,
     /// Numbers of the peers.
     pub peers: BTreeMap<IpAddr, u32>,
+    /// When peers were found to be declared no longer, in seconds of the Unix epoch.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gone_peers: BTreeMap<IpAddr, u64>,
     /// Kernel settings that weft changed, with the value from before.
     pub sysctls: BTreeMap<String, String>,
     /// Device names that weft has used.
@@ -76,6 +86,9 @@ pub struct NetworkLease {
     pub subnet: Option<Ipv4Network>,
     /// The address given last.
     pub last_address: Option<Ipv4Addr>,
+    /// When it was found to be declared no longer, in seconds of the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_since: Option<u64>,
 }
 
 /// What a container keeps for one network.
@@ -91,6 +104,9 @@ pub struct EndpointLease {
     pub namespace_cookie: Option<u64>,
     /// Number of its interface (`eth0`, `eth1`, …) while it is attached.
     pub interface: Option<u32>,
+    /// When it was found to be declared no longer, in seconds of the Unix epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_since: Option<u64>,
 }
 
 /// What the choices depend on besides the desired state.
@@ -122,11 +138,29 @@ impl Leases {
             endpoints: BTreeMap::new(),
             ports: BTreeMap::new(),
             peers: BTreeMap::new(),
+            gone_peers: BTreeMap::new(),
             sysctls: BTreeMap::new(),
             devices: BTreeSet::new(),
             sysctls_of: None,
             forwarding_due: false,
             reserved_ports: String::new(),
+        }
+    }
+}
+
+impl Leases {
+    /// The keys of a container's host ports.
+    fn ports_of(&self, container: &str) -> impl Iterator<Item = &String> {
+        let prefix = format!("{container} ");
+        let keys = self.ports.range(prefix.clone()..).map(|(key, _)| key);
+        keys.take_while(move |key| key.starts_with(&prefix))
+    }
+
+    /// Has the host ports of a container free for others.
+    fn forget_ports_of(&mut self, container: &str) {
+        let gone: Vec<String> = self.ports_of(container).cloned().collect();
+        for key in gone {
+            self.ports.remove(&key);
         }
     }
 }

@@ -116,7 +116,9 @@ fn number(name: &str, leases: &mut Leases) -> u32 {
     }
     let number = leases.next_network;
     leases.next_network += 1;
-    leases.networks.insert(name.to_owned(), NetworkLease { number, subnet: None, last_address: None });
+    leases
+        .networks
+        .insert(name.to_owned(), NetworkLease { number, subnet: None, last_address: None, gone_since: None });
     number
 }
 

@@ -33,6 +33,13 @@ impl Claims {
             .insert(ports.first, (ports.last, container.to_owned()));
     }
 
+    /// Takes back a claim.
+    pub fn remove(&mut self, protocol: Protocol, address: Option<Ipv4Addr>, ports: PortRange) {
+        if let Some(ranges) = self.0.get_mut(&(protocol, address)) {
+            ranges.remove(&ports.first);
+        }
+    }
+
     /// One port of `range` that nobody has, with no claim on any address and no process of the host on it.
     /// `kept`, the port of an earlier round, is preferred; `spread` decides where the search begins.
     pub fn choose(

@@ -7,7 +7,7 @@ use std::{
 
 use super::{LeaseFacts, Leases, ports::Claims};
 use crate::{
-    model::{ContainerNamespace, DesiredState, HostPorts, PortRange, Publication},
+    model::{ContainerNamespace, DesiredState, HostPorts, PortRange, Protocol, Publication},
     reconcile::{
         names,
         problem::Problem,
@@ -47,14 +47,7 @@ pub(super) fn resolve(
             }
         }
     }
-    state.publications.sort_by(|a, b| {
-        (&a.container, a.protocol, a.host_ports, a.host_address).cmp(&(
-            &b.container,
-            b.protocol,
-            b.host_ports,
-            b.host_address,
-        ))
-    });
+    state.publications.sort_by(|a, b| order(a).cmp(&order(b)));
     let mut kept = BTreeMap::new();
     std::mem::swap(&mut kept, &mut leases.ports);
     // A declared container's ports stay; those of one that is gone are free for others.
@@ -66,7 +59,12 @@ pub(super) fn resolve(
         .collect();
 }
 
-fn resolve_one(
+/// What publications are ordered by.
+pub(super) fn order(publication: &ResolvedPublication) -> (&str, Protocol, PortRange, Option<Ipv4Addr>) {
+    (&publication.container, publication.protocol, publication.host_ports, publication.host_address)
+}
+
+pub(super) fn resolve_one(
     container: &str,
     publication: &Publication,
     desired: &DesiredState,

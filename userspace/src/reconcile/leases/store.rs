@@ -12,7 +12,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::Leases;
+use super::{Leases, journal};
 
 /// Name of the file in the state directory.
 pub const FILE_NAME: &str = "leases.json";
@@ -126,7 +126,8 @@ impl Store {
         StoreError::InUse { path: self.directory().to_owned() }
     }
 
-    fn directory(&self) -> &Path {
+    /// Where everything is kept.
+    pub fn directory(&self) -> &Path {
         match self.path.parent() {
             Some(directory) if !directory.as_os_str().is_empty() => directory,
             _ => Path::new("."),
@@ -150,7 +151,10 @@ impl Store {
                 known: Leases::VERSION,
             });
         }
-        serde_json::from_slice(&text).map(Some).map_err(damaged)
+        let mut leases = serde_json::from_slice(&text).map_err(damaged)?;
+        journal::replay(self.directory(), &text, &mut leases)
+            .map_err(|error| self.io("read the journal of", error))?;
+        Ok(Some(leases))
     }
 
     /// Replaces the file so that a crash at any moment leaves the old or the new one, never a part.
@@ -177,17 +181,19 @@ impl Store {
 
     /// Removes the file, and what a save that was interrupted has left; fine if there is none.
     pub fn remove(&self) -> Result<(), StoreError> {
-        remove_if_there(&self.directory().join(NEW_FILE_NAME))
+        journal::remove(self.directory())
+            .and_then(|()| remove_if_there(&self.directory().join(NEW_FILE_NAME)))
             .and_then(|()| remove_if_there(&self.path))
             .map_err(|error| self.io("remove", error))
     }
 
-    fn io(&self, operation: &'static str, source: io::Error) -> StoreError {
+    /// An error of what was tried with the file.
+    pub fn io(&self, operation: &'static str, source: io::Error) -> StoreError {
         StoreError::Io { operation, path: self.path.clone(), source }
     }
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+pub(super) fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

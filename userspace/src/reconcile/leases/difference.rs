@@ -1,0 +1,313 @@
+//! The same choices as [`super::resolve`] makes, for a few containers among many.
+//!
+//! Only where they touch nobody else: what would need a look at other containers, for a conflict, a full network or a
+//! port to be chosen, is left to the whole resolution. So an [`Index`] of what is taken is all that has to be known of
+//! the others.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::Ipv4Addr,
+};
+
+use super::{
+    LeaseFacts, Leases, NetworkLease,
+    addresses::Pool,
+    containers::{self, Wish, given, kept_address, leased, of_networks},
+    ports::Claims,
+    publications,
+};
+use crate::{
+    model::{Container, ContainerNamespace, DesiredState, HostPorts},
+    reconcile::resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedPublication, ResolvedState},
+};
+
+/// What the containers of a state have taken.
+#[derive(Debug)]
+pub struct Index {
+    pools: BTreeMap<String, Pool>,
+    /// How often an address is given, kept or the network's own; by network.
+    uses: HashMap<String, HashMap<Ipv4Addr, u32>>,
+    devices: HashSet<String>,
+    claims: Claims,
+    /// Containers whose choices depend on others': their host ports are chosen, they use another's interfaces, or they
+    /// have the same address as another one.
+    entangled: usize,
+}
+
+/// What a difference did.
+#[derive(Debug, Clone, Default)]
+pub struct Patched {
+    /// The interfaces that the touched containers had.
+    pub endpoints_before: BTreeMap<EndpointId, ResolvedEndpoint>,
+    /// Those that they have.
+    pub endpoints: BTreeSet<EndpointId>,
+    /// The publications that they had.
+    pub publications_before: Vec<ResolvedPublication>,
+    /// Those that they have.
+    pub publications: Vec<ResolvedPublication>,
+}
+
+impl Index {
+    /// Of a state without problems that was resolved with these leases.
+    pub fn new(desired: &DesiredState, leases: &Leases, state: &ResolvedState) -> Self {
+        let pools = containers::pools(desired, leases, state);
+        let mut claims = Claims::default();
+        for publication in &state.publications {
+            claim(&mut claims, publication);
+        }
+        let mut index = Self {
+            pools: pools.into_iter().map(|(name, pool)| (name.to_owned(), pool)).collect(),
+            uses: HashMap::new(),
+            devices: state.endpoints.values().map(|endpoint| endpoint.device.clone()).collect(),
+            claims,
+            entangled: desired.containers.values().filter(|container| is_entangled(container)).count(),
+        };
+        let mut addresses = HashSet::new();
+        let mut settled = |(id, endpoint): (&EndpointId, &ResolvedEndpoint)| {
+            addresses.insert((endpoint.network_number, endpoint.address)) && has_lease(id, endpoint, leases)
+        };
+        let unsettled = state.endpoints.len() - state.endpoints.iter().filter(|of| settled(*of)).count();
+        index.entangled += unsettled;
+        of_networks(desired, state).for_each(|(network, address)| index.take(network, address));
+        for container in desired.containers.values() {
+            given(container).for_each(|(network, address)| index.take(network, address));
+        }
+        for lease in leases.endpoints.values() {
+            leased(lease).for_each(|(network, address)| index.take(network, address));
+        }
+        index
+    }
+
+    fn take(&mut self, network: &str, address: Ipv4Addr) {
+        let Some(pool) = self.pools.get_mut(network) else { return };
+        pool.take(address);
+        match self.uses.get_mut(network) {
+            Some(uses) => *uses.entry(address).or_default() += 1,
+            None => {
+                self.uses.insert(network.to_owned(), HashMap::from([(address, 1)]));
+            }
+        }
+    }
+
+    fn give_back(&mut self, network: &str, address: Ipv4Addr) {
+        let Some(uses) = self.uses.get_mut(network).and_then(|uses| uses.get_mut(&address)) else { return };
+        *uses = uses.saturating_sub(1);
+        if *uses == 0
+            && let Some(pool) = self.pools.get_mut(network)
+        {
+            pool.free(address);
+        }
+    }
+}
+
+fn claim(claims: &mut Claims, publication: &ResolvedPublication) {
+    claims.add(
+        publication.protocol,
+        publication.host_address,
+        publication.host_ports,
+        &publication.container,
+    );
+}
+
+fn has_lease(id: &EndpointId, endpoint: &ResolvedEndpoint, leases: &Leases) -> bool {
+    let lease = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
+    lease.is_some_and(|lease| lease.address == endpoint.address.ip() && lease.epoch == endpoint.epoch)
+}
+
+fn is_entangled(container: &Container) -> bool {
+    let chosen =
+        |publication: &crate::model::Publication| !matches!(publication.host_ports, HostPorts::Exactly(_));
+    let shared = matches!(container.namespace, ContainerNamespace::SharedWith(_));
+    container.publications.iter().any(chosen) || shared && !container.publications.is_empty()
+}
+
+/// Brings `state` and `leases`, which came from `before`, to `desired`, which differs only in the `touched` containers.
+/// `None`: that takes a whole resolution. Nothing has been changed then but the index, which is of no use any more.
+pub fn patch(
+    before: &DesiredState,
+    desired: &DesiredState,
+    touched: &BTreeSet<String>,
+    namespaces: &BTreeMap<String, FoundNamespace>,
+    leases: &mut Leases,
+    state: &mut ResolvedState,
+    index: &mut Index,
+) -> Option<Patched> {
+    if index.entangled > 0 || !state.problems.is_empty() {
+        return None;
+    }
+    let mut patched = Patched::default();
+    for name in touched {
+        patched
+            .endpoints_before
+            .extend(of_container(state, name).map(|(id, endpoint)| (id.clone(), endpoint.clone())));
+        patched.publications_before.extend(publications_of(state, name).iter().cloned());
+        if let Some(container) = before.containers.get(name) {
+            given(container).for_each(|(network, address)| index.give_back(network, address));
+        }
+    }
+    for endpoint in patched.endpoints_before.values() {
+        index.devices.remove(&endpoint.device);
+    }
+    for publication in &patched.publications_before {
+        index.claims.remove(publication.protocol, publication.host_address, publication.host_ports);
+    }
+    let present = || touched.iter().filter_map(|name| Some((name, desired.containers.get(name)?)));
+    for (_, container) in present() {
+        if is_entangled(container) {
+            return None;
+        }
+        given(container).for_each(|(network, address)| index.take(network, address));
+    }
+
+    // Leases of these containers alone, so that nothing has happened if it comes to nothing.
+    let mut scratch = scratch(leases, touched);
+    let mut found = ResolvedState::default();
+    for (name, container) in present() {
+        let Index { pools, uses, devices, .. } = &mut *index;
+        let address = |wish: Wish<'_>, leases: &mut Leases| {
+            let used = |address| uses.get(&wish.id.network).and_then(|uses| uses.get(&address)).copied();
+            let own = |address| {
+                let networks = leases.endpoints.get(&wish.id.container);
+                networks
+                    .and_then(|networks| networks.get(&wish.id.network))
+                    .is_some_and(|lease| lease.address == address)
+            };
+            if let Some(address) = wish.attachment.ipv4_address {
+                // Given to it and perhaps kept by it, and nobody else's.
+                let expected = 1 + u32::from(own(address));
+                return (used(address) == Some(expected)).then_some(address).ok_or_else(String::new);
+            }
+            if let Some(address) = kept_address(wish, leases) {
+                return (used(address) == Some(1)).then_some(address).ok_or_else(String::new);
+            }
+            let last = leases.networks.get(&wish.id.network).and_then(|lease| lease.last_address);
+            let address = pools.get_mut(&wish.id.network).and_then(|pool| pool.lease(last));
+            if let (Some(_), Some(lease)) = (address, leases.networks.get_mut(&wish.id.network)) {
+                lease.last_address = address;
+            }
+            address.ok_or_else(String::new)
+        };
+        let new_device = |device: &str| devices.insert(device.to_owned());
+        let namespace = namespaces.get(name);
+        let resolved = containers::resolve_one(
+            name,
+            container,
+            namespace,
+            &state.networks,
+            &mut scratch,
+            address,
+            new_device,
+        );
+        if !resolved.problems.is_empty() {
+            return None;
+        }
+        found.endpoints.extend(resolved.endpoints);
+    }
+    let facts = LeaseFacts {
+        host_routes: Vec::new(),
+        namespaces: BTreeMap::new(),
+        ephemeral_ports: crate::model::PortRange { first: 0, last: 0 },
+        bound_ports: HashSet::new(),
+    };
+    for (name, container) in present() {
+        for publication in &container.publications {
+            // It has its host ports: the facts are for those that have not.
+            let resolved = publications::resolve_one(
+                name,
+                publication,
+                desired,
+                &mut scratch,
+                &facts,
+                &found,
+                &mut index.claims,
+            );
+            let resolved = resolved.ok()?;
+            if let Some(endpoint) = found.endpoints.get_mut(&resolved.endpoint) {
+                endpoint.published = true;
+            }
+            found.publications.push(resolved);
+        }
+    }
+
+    for name in touched {
+        if let Some(lease) = leases.endpoints.get(name) {
+            leased(lease).for_each(|(network, address)| index.give_back(network, address));
+        }
+        if let Some(lease) = scratch.endpoints.get(name) {
+            leased(lease).for_each(|(network, address)| index.take(network, address));
+        }
+    }
+    adopt(leases, scratch, touched, desired);
+    leases.devices.extend(found.endpoints.values().map(|endpoint| endpoint.device.clone()));
+    for id in patched.endpoints_before.keys() {
+        state.endpoints.remove(id);
+    }
+    state.publications.retain(|publication| !touched.contains(&publication.container));
+    patched.endpoints = found.endpoints.keys().cloned().collect();
+    patched.publications = found.publications.clone();
+    state.endpoints.extend(found.endpoints);
+    insert(found.publications, state);
+    Some(patched)
+}
+
+impl Patched {
+    /// Makes the state again what it was. The leases stay: what was chosen once may be chosen again.
+    pub fn undo(self, touched: &BTreeSet<String>, state: &mut ResolvedState) {
+        for id in &self.endpoints {
+            state.endpoints.remove(id);
+        }
+        state.endpoints.extend(self.endpoints_before);
+        state.publications.retain(|publication| !touched.contains(&publication.container));
+        insert(self.publications_before, state);
+    }
+}
+
+fn insert(publications: Vec<ResolvedPublication>, state: &mut ResolvedState) {
+    for publication in publications {
+        let at = state
+            .publications
+            .partition_point(|other| publications::order(other) < publications::order(&publication));
+        state.publications.insert(at, publication);
+    }
+}
+
+/// The interfaces of one container.
+pub fn of_container<'a>(
+    state: &'a ResolvedState,
+    name: &'a str,
+) -> impl Iterator<Item = (&'a EndpointId, &'a ResolvedEndpoint)> {
+    let first = EndpointId { container: name.to_owned(), network: String::new() };
+    state.endpoints.range(first..).take_while(move |(id, _)| id.container == name)
+}
+
+/// The publications of one container, which are ordered by it.
+fn publications_of<'a>(state: &'a ResolvedState, name: &str) -> &'a [ResolvedPublication] {
+    let all = &state.publications;
+    let first = all.partition_point(|publication| publication.container.as_str() < name);
+    let last = all.partition_point(|publication| publication.container.as_str() <= name);
+    all.get(first..last).unwrap_or_default()
+}
+
+fn scratch(leases: &Leases, touched: &BTreeSet<String>) -> Leases {
+    let endpoints =
+        touched.iter().filter_map(|name| Some((name.clone(), leases.endpoints.get(name)?.clone()))).collect();
+    let networks: BTreeMap<String, NetworkLease> = leases.networks.clone();
+    let mut scratch = Leases::new(leases.seed);
+    scratch.next_epoch = leases.next_epoch;
+    scratch.networks = networks;
+    scratch.endpoints = endpoints;
+    scratch
+}
+
+fn adopt(leases: &mut Leases, scratch: Leases, touched: &BTreeSet<String>, desired: &DesiredState) {
+    leases.next_epoch = scratch.next_epoch;
+    leases.networks = scratch.networks;
+    leases.endpoints.extend(scratch.endpoints);
+    for name in touched.iter().filter(|name| !desired.containers.contains_key(*name)) {
+        // As in a whole resolution, the ports of a container that is gone are free for others.
+        leases.forget_ports_of(name);
+    }
+}
+
+#[cfg(test)]
+mod tests;

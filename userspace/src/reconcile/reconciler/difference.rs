@@ -1,0 +1,259 @@
+//! A round that works only on what is different: a few containers declared, changed or removed, or their veths changed
+//! behind weft's back, and nothing else. It costs the same however many containers there are.
+//!
+//! Whatever is not as simple as that is left to a whole round, and so is what a difference leaves undone.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use super::{Applied, Error, READ_SINGLY, Reconciler, reading::device_fact};
+use crate::{
+    model::{ContainerNamespace, DesiredState},
+    reconcile::{
+        containers::Host,
+        kernel::Kernel,
+        leases::{
+            Leases,
+            difference::{self, Index, Patched},
+        },
+        namespaces::{self, Holders},
+        ports::{self, key},
+        problem::Problem,
+        resolved::{EndpointId, ResolvedPublication, ResolvedState},
+        tables::difference::Difference,
+    },
+};
+
+/// More touched containers than these are the work of a whole round, which reads much at once.
+const MOST: usize = READ_SINGLY;
+
+/// The state that the last round left without anything undone.
+#[derive(Debug)]
+pub(super) struct Memory {
+    desired: DesiredState,
+    index: Index,
+    namespaces: Holders,
+}
+
+impl Memory {
+    pub(super) fn new(desired: &DesiredState, leases: &Leases, state: &ResolvedState) -> Self {
+        let namespaces = state
+            .endpoints
+            .iter()
+            .filter_map(|(id, endpoint)| Some((endpoint.namespace.as_ref()?.identity, id.container.clone())));
+        Self {
+            desired: desired.clone(),
+            index: Index::new(desired, leases, state),
+            namespaces: namespaces.collect(),
+        }
+    }
+
+    pub(super) fn is_of(&self, desired: &DesiredState) -> bool {
+        self.desired == *desired
+    }
+
+    /// The containers that `desired` declares otherwise; `None` if anything else is different.
+    fn touched(&self, desired: &DesiredState) -> Option<BTreeSet<String>> {
+        let DesiredState { networks, containers, peers, host } = &self.desired;
+        if (networks, peers, host) != (&desired.networks, &desired.peers, &desired.host) {
+            return None;
+        }
+        let mut touched = BTreeSet::new();
+        let (mut before, mut after) = (containers.iter().peekable(), desired.containers.iter().peekable());
+        loop {
+            let (old, new) = (before.peek(), after.peek());
+            let name = match (old, new) {
+                (None, None) => return Some(touched),
+                (Some((old, _)), Some((new, _))) => old.min(new),
+                (Some((name, _)), None) | (None, Some((name, _))) => name,
+            };
+            let name: &String = name;
+            let old = before.next_if(|(old, _)| *old == name).map(|(_, container)| container);
+            let new = after.next_if(|(new, _)| *new == name).map(|(_, container)| container);
+            if old != new {
+                touched.insert(name.clone());
+            }
+        }
+    }
+
+    /// Takes over what `desired` says of the touched containers.
+    fn adopt(&mut self, desired: &DesiredState, touched: &BTreeSet<String>) {
+        for name in touched {
+            match desired.containers.get(name) {
+                Some(container) => drop(self.desired.containers.insert(name.clone(), container.clone())),
+                None => drop(self.desired.containers.remove(name)),
+            }
+        }
+    }
+}
+
+impl Reconciler {
+    /// A round where nothing of the host is known to have changed but the veths of some containers.
+    pub(super) async fn difference_round(
+        &mut self,
+        desired: &DesiredState,
+        mut memory: Memory,
+        veths: BTreeSet<String>,
+        mut kernel: Kernel,
+    ) -> Result<(), Error> {
+        let touched = memory.touched(desired).map(|touched| &touched | &veths);
+        let Some(touched) = touched.filter(|touched| touched.len() <= MOST) else {
+            return self.whole_round(desired, super::Depth::Changes, Some(memory), kernel).await;
+        };
+        if touched.is_empty() {
+            (self.memory, self.kernel) = (Some(memory), Some(kernel));
+            return Ok(());
+        }
+        tracing::debug!(containers = touched.len(), "difference");
+        let Some(patched) = self.patch(desired, &mut memory, &touched, &kernel).await else {
+            return self.whole_round(desired, super::Depth::Changes, None, kernel).await;
+        };
+        // Before anything is made, as in a whole round, which serves what does not rest on these choices.
+        if self.keep_leases_of(&touched).is_err() {
+            patched.undo(&touched, &mut self.applied.state);
+            return self.whole_round(desired, super::Depth::Changes, None, kernel).await;
+        }
+        memory.adopt(desired, &touched);
+
+        let mut problems = Vec::new();
+        let refused =
+            self.ports.check_difference(&patched.publications_before, &patched.publications).await?;
+        problems.extend(ports::problems(&patched.publications, &refused));
+        let devices_before = self.remove_gone(&patched, &mut kernel, &mut problems).await?;
+        let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
+        let Applied { state, facts, .. } = &self.applied;
+        let ids = patched.endpoints.iter();
+        let pending = self.containers.ensure_some(ids, state, &facts.uplinks, host, &mut problems).await;
+        for made in &pending {
+            kernel.read_device(&self.netlink, &made.device).await?;
+        }
+        self.enter_veths(&patched, &kernel);
+
+        let Applied { state, facts, .. } = &self.applied;
+        let served = |publication: &&ResolvedPublication| !refused.contains_key(&key(publication));
+        let publications: Vec<&ResolvedPublication> = state.publications.iter().filter(served).collect();
+        let Some(written) = self.maps.written() else {
+            // Something failed to be written; the whole round has everything compared.
+            return self.whole_round(desired, super::Depth::Full, None, kernel).await;
+        };
+        let difference = Difference::new(written, &patched, &devices_before, state, &publications, facts);
+        let published = difference.ports.as_ref().map(|[_, [tcp, udp]]| tcp.union(udp));
+        self.maps.write_difference(difference, &mut self.dataplane, &mut problems);
+        self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
+        if let Some(published) = published {
+            self.reserve(&published, &mut kernel, &mut problems)?;
+        } else {
+            debug_assert_eq!(self.kept.as_ref(), Some(&self.leases), "the journal has all of a difference");
+        }
+        let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
+        if problems.is_empty() && failed.is_empty() {
+            self.memory = Some(memory);
+        }
+        self.kernel = Some(kernel);
+        (self.applied.refused, self.applied.failed, self.applied.problems) = (refused, failed, problems);
+        Ok(())
+    }
+
+    /// Resolves the touched containers; `None` if that takes a whole round.
+    async fn patch(
+        &mut self,
+        desired: &DesiredState,
+        memory: &mut Memory,
+        touched: &BTreeSet<String>,
+        kernel: &Kernel,
+    ) -> Option<Patched> {
+        let is_shared = |name: &String| {
+            let container = desired.containers.get(name).or_else(|| memory.desired.containers.get(name));
+            container
+                .is_some_and(|container| matches!(container.namespace, ContainerNamespace::SharedWith(_)))
+        };
+        if touched.iter().any(is_shared) {
+            return None;
+        }
+        for name in touched {
+            for (_, endpoint) in difference::of_container(&self.applied.state, name) {
+                let Some(namespace) = &endpoint.namespace else { continue };
+                memory.namespaces.remove(&namespace.identity);
+                // As in a whole round: without its veth the inode may be that of a new namespace.
+                if kernel.link(&endpoint.device).is_none() {
+                    self.cookies.forget(&namespace.identity);
+                }
+            }
+        }
+        let containers = touched.iter().filter_map(|name| desired.containers.get_key_value(name));
+        let mut problems = Vec::new();
+        let holders = &mut memory.namespaces;
+        let namespaces =
+            namespaces::find_some(containers, self.own, &mut self.cookies, holders, &mut problems).await;
+        if !problems.is_empty() {
+            return None;
+        }
+        difference::patch(
+            &memory.desired,
+            desired,
+            touched,
+            &namespaces,
+            &mut self.leases,
+            &mut self.applied.state,
+            &mut memory.index,
+        )
+    }
+
+    /// Removes the devices of interfaces that are no longer declared, after what leads to them. Answers the indices of
+    /// the veths that the touched containers had.
+    async fn remove_gone(
+        &mut self,
+        patched: &Patched,
+        kernel: &mut Kernel,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Vec<u32>, Error> {
+        let before: BTreeMap<EndpointId, u32> = patched
+            .endpoints_before
+            .keys()
+            .filter_map(|id| Some((id.clone(), self.applied.facts.veths.get(id)?.ifindex)))
+            .collect();
+        let gone: Vec<_> =
+            patched.endpoints_before.iter().filter(|(id, _)| !patched.endpoints.contains(id)).collect();
+        if gone.is_empty() {
+            return Ok(before.into_values().collect());
+        }
+        for (id, _) in &gone {
+            self.containers.forget(id);
+            self.applied.facts.veths.remove(id);
+        }
+        let devices: Vec<u32> = before.values().copied().collect();
+        let Applied { state, facts, .. } = &self.applied;
+        let publications: Vec<&ResolvedPublication> = state.publications.iter().collect();
+        if let Some(written) = self.maps.written() {
+            let difference = Difference::new(written, patched, &devices, state, &publications, facts);
+            self.maps.withdraw_difference(&difference, &mut self.dataplane, problems);
+        }
+        for (id, endpoint) in gone {
+            let links: Vec<_> = kernel.link(&endpoint.device).cloned().into_iter().collect();
+            super::devices::remove(&links, &self.netlink, problems).await;
+            kernel.read_device(&self.netlink, &endpoint.device).await?;
+            if let Some(ifindex) = before.get(id)
+                && kernel.link(&endpoint.device).is_none()
+                && let Err(error) = self.dataplane.detach(*ifindex)
+            {
+                problems.push(Problem::new(format!("programs on device with index {ifindex}"), error));
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Enters the veths of the touched containers into the facts, as [`Reconciler::facts`] does for all.
+    fn enter_veths(&mut self, patched: &Patched, kernel: &Kernel) {
+        for id in &patched.endpoints {
+            let device = self.applied.state.endpoints.get(id).map(|endpoint| endpoint.device.as_str());
+            let fact = device.and_then(|device| kernel.link(device)).and_then(device_fact);
+            let veths = &mut self.applied.facts.veths;
+            let before = veths.remove(id);
+            if let Some(fact) = fact
+                && (!self.containers.failed().contains(id)
+                    || before.is_some_and(|before| before.ifindex == fact.ifindex))
+            {
+                veths.insert(id.clone(), fact);
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The entries that some containers have in the tables, and had: what a difference has to write.
+
+use std::{collections::HashMap, hash::Hash};
+
+use dataplane_common::abi::{Device, Endpoint, EndpointKey, Publication, PublicationKey};
+
+use super::{
+    KernelFacts, PortRanges, Prefix, Protocol, ResolvedState, Tables, container_device, container_endpoint,
+    endpoint_key, has_overlays, publication_entries, published, reserved,
+};
+use crate::reconcile::{leases::difference::Patched, resolved::ResolvedPublication};
+
+/// Entries to write (`Some`) and to remove (`None`).
+pub type Entries<K, V> = HashMap<K, Option<V>>;
+
+/// What makes the tables of one state those of another.
+#[derive(Debug, Default)]
+pub struct Difference {
+    /// Map `devices`.
+    pub devices: Entries<u32, Device>,
+    /// Map `endpoints`.
+    pub endpoints: Entries<EndpointKey, Endpoint>,
+    /// Map `published`.
+    pub published: Entries<Prefix<PublicationKey>, Publication>,
+    /// The port sets `published_ports` and `reserved`, where they may be others.
+    pub ports: Option<[[PortRanges; 2]; 2]>,
+}
+
+impl Difference {
+    /// Between `written` and what [`super::build`] would make of the patched state. `devices_before` are the indices of
+    /// the touched containers' veths before.
+    pub fn new(
+        written: &Tables,
+        patched: &Patched,
+        devices_before: &[u32],
+        state: &ResolvedState,
+        publications: &[&ResolvedPublication],
+        facts: &KernelFacts,
+    ) -> Self {
+        let overlays = has_overlays(state);
+        let ids = || patched.endpoints.iter();
+        let of_touched =
+            publications.iter().filter(|publication| patched.publications.contains(publication)).copied();
+        let before = publication_entries(&patched.publications_before);
+        Self {
+            devices: changed(
+                &written.devices,
+                devices_before.iter().copied(),
+                ids().filter_map(|id| container_device(id, state, facts, overlays)),
+            ),
+            endpoints: changed(
+                &written.endpoints,
+                patched.endpoints_before.values().map(endpoint_key),
+                ids().filter_map(|id| container_endpoint(id, state, facts)),
+            ),
+            published: changed(&written.published, before.into_keys(), publication_entries(of_touched)),
+            ports: (patched.publications != patched.publications_before).then(|| {
+                let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications, protocol));
+                [reserved(state, &ports, facts), ports]
+            }),
+        }
+    }
+
+    /// Enters it in the record of what is written.
+    pub fn enter(self, written: &mut Tables) {
+        enter(self.devices, &mut written.devices);
+        enter(self.endpoints, &mut written.endpoints);
+        enter(self.published, &mut written.published);
+        if let Some([reserved, published]) = self.ports {
+            written.reserved = reserved;
+            written.published_ports = published;
+        }
+    }
+}
+
+fn changed<K: Eq + Hash, V: PartialEq>(
+    written: &HashMap<K, V>,
+    before: impl Iterator<Item = K>,
+    after: impl IntoIterator<Item = (K, V)>,
+) -> Entries<K, V> {
+    let mut entries: Entries<K, V> = before.map(|key| (key, None)).collect();
+    entries.extend(after.into_iter().map(|(key, value)| (key, Some(value))));
+    entries.retain(|key, value| written.get(key) != value.as_ref());
+    entries
+}
+
+fn enter<K: Eq + Hash, V>(entries: Entries<K, V>, written: &mut HashMap<K, V>) {
+    for (key, value) in entries {
+        match value {
+            Some(value) => drop(written.insert(key, value)),
+            None => drop(written.remove(&key)),
+        }
+    }
+}
