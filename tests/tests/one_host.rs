@@ -71,7 +71,13 @@ fn s2_masquerade() -> Result<()> {
     // No container address is ever seen on the wire.
     let capture = it.client.spawn("timeout 3 tcpdump -ni eth0 -c 1 'net 10.0.0.0/8'")?;
     std::thread::sleep(Duration::from_millis(500));
+    let mut receiver = it.client.serve("udp-receive [::]:9 --count 200")?;
     it.web.labtool("udp-send 192.0.2.100:9 --count 200")?;
+    assert!(receiver.wait(common::LIMIT)?.ok());
+    // A closed port is told to the sender, through the translation.
+    let refused = it.web.labtool("udp-send 192.0.2.100:10 --count 200");
+    assert!(refused.is_err_and(|error| format!("{error:#}").contains("Connection refused")));
+    assert!(it.packets("icmp_error")? > 0);
     it.web.whoami("tcp", "192.0.2.100:7000")?;
     let mut capture = capture;
     let output = capture.wait(common::LIMIT)?;

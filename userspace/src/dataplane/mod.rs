@@ -25,8 +25,9 @@ use aya::{
 };
 use bytemuck::Pod;
 use dataplane_common::abi::{
-    Address, Device, Endpoint, EndpointKey, Flow, HostSocketKey, HostSocketValue, Index, Mapping, MappingKey,
-    Peer, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey, map, program,
+    Address, Device, Endpoint, EndpointKey, Flow, FragmentKey, Fragments, HostSocketKey, HostSocketValue,
+    Index, Mapping, MappingKey, Peer, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey,
+    Tuple, VxlanKey, map, program,
 };
 
 pub use error::{Error, Result};
@@ -116,6 +117,8 @@ pub struct Tables {
     pub mappings: Table<MappingKey, Mapping>,
     /// Sockets of the host that were led to containers; the programs' own.
     pub host_sockets: Table<HostSocketKey, HostSocketValue>,
+    /// Datagrams in pieces; the programs' own.
+    pub fragments: Table<FragmentKey, Fragments>,
     settings: Table<u32, Settings>,
 }
 
@@ -166,6 +169,7 @@ impl Dataplane {
             ports: table(&mut ebpf, map::PORTS)?,
             mappings: table(&mut ebpf, map::MAPPINGS)?,
             host_sockets: table(&mut ebpf, map::HOST_SOCKETS)?,
+            fragments: table(&mut ebpf, map::FRAGMENTS)?,
             settings: table(&mut ebpf, map::SETTINGS)?,
         };
         let cgroup = options.cgroup.clone();
@@ -271,6 +275,7 @@ impl Dataplane {
             (map::PORTS, tables.ports.map()),
             (map::MAPPINGS, tables.mappings.map()),
             (map::HOST_SOCKETS, tables.host_sockets.map()),
+            (map::FRAGMENTS, tables.fragments.map()),
             (map::SETTINGS, tables.settings.map()),
         ];
         for name in [map::COUNTERS, map::DROPS] {

@@ -41,6 +41,7 @@ const SIZED: &[&str] = &[
     map::PORTS,
     map::MAPPINGS,
     map::HOST_SOCKETS,
+    map::FRAGMENTS,
 ];
 
 /// A map that was pinned with another size than the one asked for. The pinned one is used: making the map anew would
