@@ -118,6 +118,10 @@ pub fn may_open(parsed: &Parsed) -> Outcome<()> {
     if parsed.tuple.protocol == protocol::TCP && parsed.tcp_flags & tcp_flags::RST != 0 {
         return Err(DropReason::NoFlow);
     }
+    if parsed.tuple.remote.is_unspecified() {
+        // Its flow would look like a claim.
+        return Err(DropReason::SpoofedAddress);
+    }
     // Before anything is entered: a packet that ends here leaves nothing behind.
     if parsed.hop_limit <= 1 {
         return Err(DropReason::TimeToLive);

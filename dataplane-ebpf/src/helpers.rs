@@ -6,7 +6,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_fib_lookup, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1},
     helpers::generated,
 };
-use dataplane_common::abi::Tuple;
+use dataplane_common::{abi::Tuple, packet::protocol};
 
 /// `BPF_F_PSEUDO_HDR`: the difference is in addresses, which a partial checksum covers already.
 pub const PSEUDO_HEADER: u64 = 1 << 4;
@@ -107,39 +107,77 @@ pub fn update_checksum(skb: *mut __sk_buff, offset: u32, difference: u32, flags:
     replace(flags) || flags & IPV6 != 0 && replace(flags & !IPV6)
 }
 
+/// `TCP_LISTEN` of linux/tcp_states.h.
+const LISTENING: u32 = 10;
+/// `BPF_F_CURRENT_NETNS`.
+const OWN_NAMESPACE: u64 = u64::MAX;
+
 /// Whether a socket of this network namespace has this TCP connection, seen from its end as `local`.
 #[inline(always)]
 pub fn has_connection(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
-    /// `TCP_LISTEN` of linux/tcp_states.h.
-    const LISTENING: u32 = 10;
-    /// `BPF_F_CURRENT_NETNS`.
-    const OWN_NAMESPACE: u64 = u64::MAX;
+    matches!(socket_state(skb, tuple), Some(state) if state != LISTENING)
+}
+
+/// Whether a socket of this network namespace would take this packet: connected, listening or bound.
+#[inline(always)]
+pub fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
+    socket_state(skb, tuple).is_some()
+}
+
+/// State of the socket that a packet of this tuple is for. IPv4 only.
+#[inline(always)]
+fn socket_state(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
     if !tuple.local.is_v4() {
-        return false;
+        return None;
     }
-    // The kernel takes the tuple from the packet's point of view: its source is the other end.
-    let mut connection: bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 =
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-            saddr: tuple.remote.v4_network_order(),
-            daddr: tuple.local.v4_network_order(),
-            sport: tuple.remote_port.to_be(),
-            dport: tuple.local_port.to_be(),
-        };
+    match tuple.protocol {
+        protocol::TCP => tcp_socket(skb, tuple),
+        protocol::UDP => udp_socket(skb, tuple),
+        _ => None,
+    }
+}
+
+/// The kernel takes the tuple from the packet's point of view: its source is the other end.
+#[inline(always)]
+fn ends(tuple: &Tuple) -> bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+        saddr: tuple.remote.v4_network_order(),
+        daddr: tuple.local.v4_network_order(),
+        sport: tuple.remote_port.to_be(),
+        dport: tuple.local_port.to_be(),
+    }
+}
+
+#[inline(never)]
+fn tcp_socket(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
+    let mut ends = ends(tuple);
     // SAFETY: the size tells the kernel which member of the union this is; what is found is released before the end.
     unsafe {
-        let socket = generated::bpf_skc_lookup_tcp(
-            skb.cast::<c_void>(),
-            (&raw mut connection).cast(),
-            size_of_val(&connection) as u32,
-            OWN_NAMESPACE,
-            0,
-        );
+        let size = size_of_val(&ends) as u32;
+        let socket =
+            generated::bpf_skc_lookup_tcp(skb.cast(), (&raw mut ends).cast(), size, OWN_NAMESPACE, 0);
         if socket.is_null() {
-            return false;
+            return None;
         }
-        let connected = (*socket).state != LISTENING;
+        let state = (*socket).state;
         generated::bpf_sk_release(socket.cast());
-        connected
+        Some(state)
+    }
+}
+
+#[inline(never)]
+fn udp_socket(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
+    let mut ends = ends(tuple);
+    // SAFETY: as in `tcp_socket`.
+    unsafe {
+        let size = size_of_val(&ends) as u32;
+        let socket = generated::bpf_sk_lookup_udp(skb.cast(), (&raw mut ends).cast(), size, OWN_NAMESPACE, 0);
+        if socket.is_null() {
+            return None;
+        }
+        let state = (*socket).state;
+        generated::bpf_sk_release(socket.cast());
+        Some(state)
     }
 }
 

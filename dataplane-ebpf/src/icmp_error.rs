@@ -55,7 +55,7 @@ impl Quoted {
 pub fn enter(packet: &Packet, parsed: &mut Parsed, uplink: &Device) -> Outcome<Option<Verdict>> {
     let Some(quoted) = quoted(*packet, parsed)? else { return Ok(None) };
     let Some((inside, flow)) = flows::peek_outside(&quoted.tuple) else { return Ok(None) };
-    if flow.kind == FlowKind::HAIRPIN {
+    if matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) {
         return Err(DropReason::UnrelatedIcmp);
     }
     if uplink.flags & flags::FORWARDING == 0 {
@@ -81,6 +81,10 @@ pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<O
             .ok_or(DropReason::StaleFlow)?;
         rewrite(*packet, parsed, quoted, &flow.outside)?;
         return redirect::to_container(packet, client, client.gateway_mac, Path::IcmpError).map(Some);
+    }
+    // Errors between two external ports of this host are not carried yet.
+    if flow.kind == FlowKind::TURN_BACK || flow.uplink == 0 {
+        return Err(DropReason::UnrelatedIcmp);
     }
     if device.flags & flags::FORWARDING == 0 {
         return Err(DropReason::ForwardingDisabled);
@@ -186,7 +190,11 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
         }
         _ => return Ok(false),
     }
-    Ok(true)
+    // An error goes to the source of what it quotes. One that does not may lead anywhere.
+    Ok(match parsed.local() {
+        Side::Destination => parsed.tuple.local == quoted.tuple.local,
+        Side::Source => parsed.tuple.remote == quoted.tuple.remote,
+    } && (!parsed.is_v6 || !quoted.tuple.local.is_v4() && !quoted.tuple.remote.is_v4()))
 }
 
 /// Rewrites the error and what it quotes, so that the quoted tuple becomes `to`. In three steps, each a function of its

@@ -169,7 +169,7 @@ pub fn enter_from_outside(
     // Without its mapping the claim is about to go, and an earlier container's is nobody's.
     let mapping = maps::mapping(&key).ok_or(DropReason::Filtered)?;
     // SAFETY: a map value.
-    if unsafe { (*mapping).epoch } != endpoint.epoch {
+    if unsafe { (*mapping).epoch != endpoint.epoch || (*mapping).port != outside.local_port } {
         return Err(DropReason::Filtered);
     }
     use_mapping(&key, endpoint.epoch, now).ok_or(DropReason::Filtered)?;

@@ -38,7 +38,7 @@ pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Re
     let packet = &packet;
     let peer = maps::peer(remote.peer).ok_or(DropReason::UnknownPeer)?;
     if packet.length() as usize > LONGEST {
-        return Err(DropReason::TooBig);
+        return Err(DropReason::BadEncapsulation);
     }
     if peer.mtu != 0
         && packet.segment_length(parsed) + (VXLAN_OVERHEAD - Ethernet::LENGTH) > peer.mtu as usize
@@ -136,7 +136,7 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
             packet.linearise(INNER_AT + Ethernet::LENGTH + Ipv6::LENGTH);
             let ip =
                 packet.read::<Ipv6>(INNER_AT + Ethernet::LENGTH).map_err(|_| DropReason::BadEncapsulation)?;
-            if ip.destination.is_multicast_v6() || ip.destination.is_link_local() {
+            if ip.destination.is_multicast_v6() || ip.destination.is_link_local() || ip.destination.is_v4() {
                 return Ok(Verdict::Pass(Path::SlowPath));
             }
             (ip.destination, ip.next_header, ip.payload_length.get() as usize + Ipv6::LENGTH)

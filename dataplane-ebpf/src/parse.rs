@@ -183,6 +183,10 @@ pub fn parse_ipv6<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
         Side::Source => (ip.source, ip.destination),
         Side::Destination => (ip.destination, ip.source),
     };
+    if parsed.tuple.local.is_v4() || parsed.tuple.remote.is_v4() {
+        // Mapped addresses stand for IPv4 in weft's maps, and never belong on a wire (draft-itojun-v6ops-v4mapped-harmful).
+        return Err(DropReason::Malformed);
+    }
     parsed.tuple.protocol = ip.next_header;
     parsed.transport = (NETWORK + Ipv6::LENGTH) as u16;
     parsed.hop_limit = ip.hop_limit;

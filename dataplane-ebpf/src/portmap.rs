@@ -34,7 +34,7 @@ pub fn enter(
 ) -> Outcome<Option<Verdict>> {
     let forwarding = match from {
         From::Uplink(uplink) => {
-            if flow.kind == FlowKind::HAIRPIN {
+            if matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) {
                 // On the wire a container's address proves nothing.
                 return Err(DropReason::SpoofedAddress);
             }

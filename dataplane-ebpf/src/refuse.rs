@@ -208,6 +208,10 @@ fn answer_v6(
 #[inline(always)]
 fn swap_ethernet(packet: &Packet) -> Option<(MacAddress, MacAddress)> {
     let ethernet = packet.read::<Ethernet>(0).ok()?;
+    if ethernet.destination.octets[0] & 1 != 0 {
+        // Broadcast and multicast are not answered (RFC 1122 section 3.2.2).
+        return None;
+    }
     Some((ethernet.destination, ethernet.source))
 }
 

@@ -40,7 +40,7 @@ pod! {
         pub remote_port: u16,
         /// IANA protocol number.
         pub protocol: u8,
-        /// Zero.
+        /// Zero, but for an address claim, see [`Tuple::address_claim`].
         pub reserved: [u8; 3],
     }
 
@@ -175,18 +175,17 @@ impl Tuple {
         Self { remote: Address::UNSPECIFIED, remote_port: 0, ..*self }
     }
 
-    /// What says that a socket has sent to some port of this remote address (address-dependent filtering).
+    /// What says that a socket has sent to some port of this remote address (address-dependent filtering). Marked, since
+    /// 0 is a port like any other on the wire.
     #[inline(always)]
     pub const fn address_claim(&self) -> Self {
-        Self { remote_port: 0, ..*self }
+        Self { remote_port: 0, reserved: [1, 0, 0], ..*self }
     }
 
-    /// Whether this is an address claim. (Queries of ICMP have no remote port, and no filtering by address.)
+    /// Whether this is an address claim.
     #[inline(always)]
     pub const fn is_address_claim(&self) -> bool {
-        self.remote_port == 0
-            && !self.remote.is_unspecified()
-            && !matches!(self.protocol, crate::packet::protocol::ICMP | crate::packet::protocol::ICMPV6)
+        self.reserved[0] == 1
     }
 
     /// The same flow seen from the other end.

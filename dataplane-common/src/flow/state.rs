@@ -90,7 +90,7 @@ impl State {
         match protocol {
             protocol::TCP if self.confirmed() && !self.closed() => settings.tcp_established_timeout_ns,
             protocol::TCP => settings.tcp_transitory_timeout_ns,
-            protocol::ICMP => settings.icmp_query_timeout_ns,
+            protocol::ICMP | protocol::ICMPV6 => settings.icmp_query_timeout_ns,
             _ => settings.udp_timeout_ns,
         }
     }

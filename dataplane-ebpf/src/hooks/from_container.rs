@@ -6,7 +6,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    bridge, flows, fragments, icmp_error, maps, masquerade, overlay,
+    bridge, flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
     packet::Packet,
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
@@ -158,9 +158,20 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope) -> Ou
         match fragments::complete(packet, parsed) {
             Ok(None) => {}
             Ok(Some(verdict)) => return Ok(verdict),
+            // Neighbours' fragments are bridged as they are.
+            Err(_) if scope == Scope::Neighbour => {}
             // It has waited in vain. If it is for the host, the host's stack knows what to do.
             Err(reason) if !maps::is_host_address(&parsed.tuple.remote) => return Err(reason),
             Err(_) => return Ok(Verdict::Pass(Path::Host)),
+        }
+        // VXLAN has no authentication: what a container sends to the tunnel port would be taken for this host's, here and
+        // at every peer.
+        if scope == Scope::Beyond
+            && parsed.tuple.protocol == protocol::UDP
+            && device.vxlan_port != 0
+            && parsed.tuple.remote_port == device.vxlan_port
+        {
+            return Err(DropReason::Isolated);
         }
         if let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch) {
             match flow.kind {
@@ -204,14 +215,6 @@ fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdi
 /// To whoever is not in the container's network, through no flow that is known.
 #[inline(always)]
 fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
-    // VXLAN has no authentication: what a container sends to the tunnel port would be taken for this host's, here and
-    // at every peer.
-    if parsed.tuple.protocol == protocol::UDP
-        && device.vxlan_port != 0
-        && parsed.tuple.remote_port == device.vxlan_port
-    {
-        return Err(DropReason::Isolated);
-    }
     if maps::is_host_address(&parsed.tuple.remote) {
         return host(packet, parsed, device);
     }
@@ -252,6 +255,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdic
         Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::Host)),
         Some(publication) => portmap::open(*packet, parsed, &from, publication),
         None => match maps::index(&parsed.tuple.claim()) {
+            Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::Host)),
             Some(_) if device.flags & (flags::MASQUERADE | flags::INTERNAL) == flags::MASQUERADE => {
                 turn_back::open(*packet, parsed, device)
             }

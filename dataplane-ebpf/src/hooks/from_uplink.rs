@@ -6,7 +6,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    flows, fragments, icmp_error, maps, masquerade, overlay,
+    flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
     packet::Packet,
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
@@ -94,6 +94,10 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
         Some(publication) => portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication),
         None => match maps::index(&tuple.claim()) {
+            // A process of the host may have bound the port after the claim: what was there first goes on, and what
+            // nobody here has asked for is the process'.
+            Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::NotOurs)),
+            Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
             Some(claim) => masquerade::accept(*packet, parsed, device, claim),
             None => Ok(Verdict::Pass(Path::NotOurs)),
         },

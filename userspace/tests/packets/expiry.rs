@@ -313,3 +313,25 @@ fn after_expiry() -> Result {
         segment(host, false, |tcp| tcp.ack = true)
     })
 }
+
+/// Port 0 is a port like any other on the wire: flows with it end, and give back what they have taken.
+#[test]
+fn flows_with_port_zero_end() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        host.world_sends(&Frame::udp((REMOTE, 0), (HOST, 53)).by_router())?.took(Path::PortmapIn);
+        host.container_sends(&C, &Frame::udp((C.address, 53), (REMOTE, 0)).sent_by(&C))?
+            .took(Path::PortmapOut);
+        host.container_sends(&A, &Frame::udp((A.address, PORT), (REMOTE, 0)).sent_by(&A))?
+            .took(Path::MasqueradeOut);
+        assert_eq!(host.expire()?, 0, "both are young");
+        host.age_flows(seconds(8000))?;
+        host.age_mappings(seconds(8000))?;
+        for _ in 0..3 {
+            host.expire()?;
+            host.age_mappings(seconds(200))?;
+        }
+        assert!(host.is_empty()?);
+        Ok(())
+    })
+}

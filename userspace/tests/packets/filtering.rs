@@ -145,3 +145,27 @@ fn ports_are_shared_when_there_are_no_more() -> Result {
         Ok(())
     })
 }
+
+/// A process of the host bound the port after a container's socket had got it: strangers are the process's, the
+/// container's flows go on.
+#[test]
+fn the_hosts_own_sockets_are_reached() -> Result {
+    with_host(|host| {
+        for tcp in [false, true] {
+            let frame = |from, to| if tcp { Frame::syn(from, to) } else { Frame::udp(from, to) };
+            host.container_sends(&A, &frame((A.address, PORT), (REMOTE, 443)).sent_by(&A))?
+                .took(Path::MasqueradeOut);
+            let stranger = frame((REMOTE_2, 1), (HOST, PORT)).by_router();
+            let neighbour = frame((C.address, 1), (HOST, PORT)).sent_by(&C);
+            host.world_sends(&stranger)?.dropped(DropReason::Filtered);
+            host.container_sends(&C, &neighbour)?.dropped(DropReason::Filtered);
+            let listener = tcp.then(|| std::net::TcpListener::bind((HOST, PORT))).transpose()?;
+            let socket = (!tcp).then(|| std::net::UdpSocket::bind((HOST, PORT))).transpose()?;
+            host.world_sends(&stranger)?.passed(Path::NotOurs);
+            host.container_sends(&C, &frame((C.address, 2), (HOST, PORT)).sent_by(&C))?.passed(Path::Host);
+            host.world_sends(&frame((REMOTE, 443), (HOST, PORT)).by_router())?.took(Path::MasqueradeIn);
+            drop((listener, socket));
+        }
+        Ok(())
+    })
+}

@@ -142,3 +142,14 @@ fn of_a_refused_datagram() -> Result {
         Ok(())
     })
 }
+
+/// Between neighbours fragments need no ports, published or not.
+#[test]
+fn between_neighbours() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&A, 5353))?;
+        let rest = later(A.address, B.address, 9, 17, false).macs(A.mac, B.mac);
+        host.container_sends(&A, &rest)?.redirected(Path::Bridge, &rest);
+        Ok(())
+    })
+}
