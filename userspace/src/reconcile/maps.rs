@@ -36,6 +36,7 @@ impl Maps {
     /// Takes out what must not work any more, before the devices and programs behind it go: publications first, then
     /// endpoints.
     pub fn withdraw(&mut self, wanted: &Tables, dataplane: &mut Dataplane, problems: &mut Vec<Problem>) {
+        let before = problems.len();
         let Some(written) = &mut self.written else { return };
         let mut published = written.published.clone();
         published.retain(|key, _| wanted.published.contains_key(key));
@@ -48,6 +49,14 @@ impl Maps {
         if endpoints.len() != written.endpoints.len() {
             note(dataplane.tables.endpoints.sync(&endpoints), "endpoints", problems);
             written.endpoints = endpoints;
+        }
+        self.forget_after(before, problems);
+    }
+
+    /// What failed is not known to be written: the next round tries again.
+    fn forget_after(&mut self, before: usize, problems: &[Problem]) {
+        if problems.len() != before {
+            self.written = None;
         }
     }
 
@@ -84,6 +93,7 @@ impl Maps {
         dataplane: &mut Dataplane,
         problems: &mut Vec<Problem>,
     ) {
+        let before = problems.len();
         let Some(written) = &mut self.written else { return };
         let tables = &mut dataplane.tables;
         let published = removals(&difference.published);
@@ -92,6 +102,7 @@ impl Maps {
         let endpoints = removals(&difference.endpoints);
         note(tables.endpoints.update(&endpoints), "endpoints", problems);
         written.endpoints.retain(|key, _| !endpoints.contains_key(key));
+        self.forget_after(before, problems);
     }
 
     /// Writes a difference, in the order of [`Self::write`].
@@ -109,11 +120,10 @@ impl Maps {
         note(tables.devices.update(&difference.devices), "devices", problems);
         note(tables.endpoints.update(&difference.endpoints), "endpoints", problems);
         note(tables.published.update(&difference.published), "published", problems);
-        match &mut self.written {
-            Some(written) if problems.len() == before => difference.enter(written),
-            // What failed is not known to be written: the next round tries again.
-            written => *written = None,
+        if let Some(written) = &mut self.written {
+            difference.enter(written);
         }
+        self.forget_after(before, problems);
     }
 
     fn write_ports(
