@@ -10,8 +10,8 @@ use std::{
 use anyhow::Result;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{Instant, timeout, timeout_at},
+    net::{TcpStream, UdpSocket},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -100,7 +100,7 @@ impl Doer<'_> {
 
     async fn udp(&self, actor: &Actor, port: u16, to: &[(SocketAddrV4, usize)]) -> io::Result<Facts> {
         let mut facts = Facts::new();
-        let socket = actor.sockets.udp(port)?;
+        let socket = bound(actor, port).await?;
         let local = socket.local_addr()?.port();
         // A connected socket hears of ICMP errors.
         if let [(to, _)] = to
@@ -181,6 +181,19 @@ impl Doer<'_> {
             seen_facts(&mut facts, "", &seen, None);
         }
         Ok(facts)
+    }
+}
+
+/// A UDP socket with this port. Another worker's new process holds the descriptor of the one before until its `exec`.
+async fn bound(actor: &Actor, port: u16) -> io::Result<UdpSocket> {
+    let until = Instant::now() + CONNECTION_LIMIT;
+    loop {
+        match actor.sockets.udp(port) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
+                sleep(Duration::from_millis(2)).await;
+            }
+            made => return made,
+        }
     }
 }
 

@@ -21,6 +21,9 @@ pub enum NotYet {
     HairpinToSharedNetwork,
     /// A UDP socket of the host that uses two names of one container's port: answers come from the last one used.
     TwoNamesForOneSocket,
+    /// A socket of the host binds a port of the masquerade pool that a container's flow to the same remote end has: the
+    /// answers go to the container.
+    HostSocketInThePool,
 }
 
 /// Everything that does not work yet.
@@ -30,6 +33,7 @@ pub const NOT_YET: &[NotYet] = &[
     NotYet::HairpinToIsolatedNeighbour,
     NotYet::HairpinToSharedNetwork,
     NotYet::TwoNamesForOneSocket,
+    NotYet::HostSocketInThePool,
 ];
 
 /// Payload bytes of a datagram or echo request that fit every MTU here.
@@ -54,7 +58,9 @@ pub fn possible(topology: &Topology, action: &Action) -> Option<Action> {
             let fails = |to, size| fails(topology, *from, to, Some(Protocol::Udp), size);
             let to: Vec<(Target, u16)> =
                 to.iter().copied().filter(|(to, size)| !fails(*to, *size) && is_first_name(*to)).collect();
-            (!to.is_empty()).then_some(Action::Udp { from: *from, source: *source, to })
+            let in_pool = matches!(from, Place::Host(_)) && NOT_YET.contains(&NotYet::HostSocketInThePool);
+            let source = source.filter(|_| !in_pool);
+            (!to.is_empty()).then_some(Action::Udp { from: *from, source, to })
         }
         Action::Ping { from, to, size } => {
             let target = Target { address: *to, port: 0 };

@@ -26,10 +26,10 @@ pub static RULES: [Rule; 2] = [
         reason: "weft chooses a random external port out of a pool that the host's own sockets never use, so that it can \
              keep one mapping for each internal socket (RFC 4787 REQ-1) and is not guessed (RFC 6056); netfilter keeps \
              the container's port where it is free",
-        covers: |_, _, it| {
-            it.fact == "source port"
-                && it.kernel.as_deref() == Some("kept")
-                && it.weft.as_deref() == Some("changed")
+        covers: |_, action, it| {
+            // Either side may be the one that changes it: netfilter does where two flows of a socket would be one for the
+            // server. A client's port outside is nobody's to choose.
+            it.fact == "source port" && matches!(action.from(), Place::Container(_))
         },
         applied: AtomicU64::new(0),
     },

@@ -186,7 +186,9 @@ impl Stage {
         let futures = all.map(|(doer, turn)| async move {
             let mut facts = Vec::new();
             for action in turn {
-                facts.push(doer.perform(action).await.with_context(|| format!("{action:?}"))?);
+                let side =
+                    if std::ptr::eq(doer.actors, &raw const self.actors[0]) { "kernel" } else { "weft" };
+                facts.push(doer.perform(action).await.with_context(|| format!("{side}: {action:?}"))?);
             }
             Ok::<_, anyhow::Error>(facts)
         });
