@@ -20,7 +20,7 @@ use proptest::{
 use super::{
     description::{Case, Topology},
     generator, shrink,
-    stage::{Finding, Stage},
+    stage::{Finding, QUICK, SURE, Stage},
 };
 
 /// For how long a found case is made smaller.
@@ -118,7 +118,7 @@ fn replay_with(seed: u64, smallest: &Case) -> String {
 /// Plays one case, and makes it smaller if its sides differ. Whether enough have been found.
 fn play(stage: &mut Stage, seed: u64, finds: usize, report: &Mutex<Report>) -> Result<bool> {
     let first = case(seed)?;
-    let outcome = stage.play(&first).map_err(|error| error.context(format!("case {seed}: {first}")))?;
+    let outcome = stage.play(&first, SURE).map_err(|error| error.context(format!("case {seed}: {first}")))?;
     let words = |findings: &[Finding]| findings.iter().map(|it| describe(it, seed)).collect::<Vec<_>>();
     {
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,7 +138,7 @@ fn play(stage: &mut Stage, seed: u64, finds: usize, report: &Mutex<Report>) -> R
             if Instant::now() > until {
                 break 'smaller;
             }
-            let outcome = stage.play(&candidate)?;
+            let outcome = stage.play(&candidate, QUICK)?;
             if !outcome.findings.is_empty() {
                 (smallest, what) = (candidate, words(&outcome.findings).concat());
                 continue 'smaller;
@@ -165,7 +165,7 @@ fn describe(finding: &Finding, seed: u64) -> String {
 /// Plays one given case.
 pub fn replay(case: &Case, told: fn(&Topology) -> Topology) -> Result<Vec<String>> {
     let mut stage = Stage::build(told)?;
-    let outcome = stage.play(case)?;
+    let outcome = stage.play(case, SURE)?;
     stage.finish()?;
     Ok(outcome.findings.iter().map(|finding| describe(finding, 0)).collect())
 }

@@ -4,10 +4,13 @@
 
 use super::description::{Action, Case, NetworkKind, Step, Topology};
 
+/// Leaves one thing out.
+type Change<'a> = &'a dyn Fn(&mut Case);
+
 /// Smaller cases than this one, each with one thing less.
 pub fn candidates(case: &Case) -> Vec<Case> {
     let mut all = Vec::new();
-    let mut add = |change: &dyn Fn(&mut Case)| {
+    let mut add = |change: Change<'_>| {
         let mut smaller = case.clone();
         change(&mut smaller);
         if smaller != *case {
@@ -41,7 +44,7 @@ pub fn candidates(case: &Case) -> Vec<Case> {
     all
 }
 
-fn details(case: &Case, add: &mut dyn FnMut(&dyn Fn(&mut Case))) {
+fn details(case: &Case, add: &mut dyn FnMut(Change<'_>)) {
     for (slot, container) in case.topology.present() {
         let change = |topology: &mut Topology, index: usize, ports: bool| {
             if let Some(Some(container)) = topology.containers.get_mut(slot) {

@@ -22,8 +22,10 @@ use crate::Lab;
 
 /// What may be blocked is waited for so long at first,
 const PATIENCE: Duration = Duration::from_millis(150);
-/// and so long when the sides differ.
-const SECOND_PATIENCE: Duration = Duration::from_millis(1300);
+/// and so long when the sides differ: a lost SYN is sent again after a second (RFC 6298 section 2.1).
+pub const SURE: Duration = Duration::from_millis(1300);
+/// Instead of it where a mistake does no harm.
+pub const QUICK: Duration = Duration::from_millis(300);
 /// Longest wait for new containers.
 const SETTLE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -94,8 +96,8 @@ impl Stage {
         })
     }
 
-    /// Plays a case.
-    pub fn play(&mut self, case: &Case) -> Result<Outcome> {
+    /// Plays a case. What differs is done a second time, with this patience.
+    pub fn play(&mut self, case: &Case, second: Duration) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         // From nothing, so that it plays the same way again.
         self.configure(&Topology::default())?;
@@ -115,7 +117,7 @@ impl Stage {
             let actions: Vec<Action> = actions.into_iter().filter(is_there).collect();
             outcome.actions += actions.len();
             for action in self.differing(actions, PATIENCE)? {
-                let again = self.differing(vec![action.action.clone()], SECOND_PATIENCE)?;
+                let again = self.differing(vec![action.action.clone()], second)?;
                 let is_steady = !again.is_empty();
                 let finding = again.into_iter().next().unwrap_or(action);
                 let list = if is_steady { &mut outcome.findings } else { &mut outcome.unsteady };
