@@ -221,6 +221,7 @@ async fn converse(stream: &mut TcpStream, header: Header, intact: &mut bool) -> 
             Ok(end)
         }
         Close::ResetByClient => {
+            *intact &= stream.read_u8().await? == RESET_NOW;
             reset_on_close(stream)?;
             Ok(End::Reset)
         }

@@ -29,8 +29,8 @@ use crate::traffic::payload::pseudo_random;
 
 /// How long a server waits for the rest of a connection that has begun.
 pub const CONNECTION_LIMIT: Duration = Duration::from_secs(3);
-/// Sent by the client when it has read everything, before the server resets the connection: data that is still on its way
-/// may be lost in a reset.
+/// Sent by one side when it has read everything, before the other resets the connection: data that is still on its way may
+/// be lost in a reset.
 pub const RESET_NOW: u8 = 1;
 /// Bytes that the client sends after the server's FIN.
 pub const TAIL: usize = 1000;
@@ -187,7 +187,12 @@ async fn serve(stream: &mut TcpStream, header: Header, intact: &mut bool) -> io:
             reset_on_close(stream)?;
             Ok(End::Reset)
         }
-        Close::Client | Close::ResetByClient => {
+        Close::ResetByClient => {
+            stream.write_all(&reply).await?;
+            stream.write_all(&[RESET_NOW]).await?;
+            Ok(read_end(stream).await)
+        }
+        Close::Client => {
             stream.write_all(&reply).await?;
             Ok(read_end(stream).await)
         }
