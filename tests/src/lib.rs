@@ -21,6 +21,7 @@
 
 pub mod bench;
 pub mod lab;
+pub mod oracle;
 pub mod traffic;
 
 pub use lab::{

@@ -1,0 +1,403 @@
+//! What a case is: networks, containers and published ports, and what is done with them. Pure data, which prints as JSON
+//! and replays from it.
+
+use std::{fmt, net::Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+/// Hosts of every lab; a case may leave the second one empty.
+pub const HOSTS: usize = 2;
+/// Networks that a topology may have.
+pub const NETWORKS: usize = 3;
+/// Containers that a topology may have.
+pub const CONTAINERS: usize = 4;
+/// Everybody serves these ports with TCP and UDP.
+pub const OPEN_PORTS: [u16; 3] = [7000, 7001, 7002];
+/// Nobody serves this one, nor what follows.
+pub const CLOSED_PORT: u16 = 7003;
+/// Host ports that may be published.
+pub const HOST_PORTS: std::ops::Range<u16> = 8080..8088;
+/// The outside client.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+
+/// One topology, and steps on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Case {
+    /// What there is at first.
+    pub topology: Topology,
+    /// What happens, in this order.
+    pub steps: Vec<Step>,
+}
+
+/// Changes of the configuration, and then actions, all at one time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Applied together.
+    pub changes: Vec<Change>,
+    /// Done side by side.
+    pub actions: Vec<Action>,
+}
+
+/// The declared state of all hosts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Topology {
+    /// Named `n0`, `n1`, … in this order.
+    pub networks: Vec<Network>,
+    /// Named `c0`, `c1`, …; one that was removed leaves its place empty.
+    pub containers: Vec<Option<Container>>,
+}
+
+/// A network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// What it allows.
+    pub kind: NetworkKind,
+    /// Its host; an overlay network is on all of them.
+    pub host: usize,
+}
+
+/// What a network allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkKind {
+    /// Everything.
+    Plain,
+    /// Its members and their host only.
+    Internal,
+    /// `enable_icc: false`: members do not reach one another.
+    Isolated,
+    /// VXLAN.
+    Overlay,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    /// Where it runs.
+    pub host: usize,
+    /// Its networks, at least one, in ascending order.
+    pub networks: Vec<usize>,
+    /// Its published ports.
+    pub ports: Vec<Publication>,
+}
+
+/// Published ports of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// On which addresses of the host.
+    pub binding: Binding,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The first host port.
+    pub host_port: u16,
+    /// The first port of the container.
+    pub container_port: u16,
+    /// How many.
+    pub count: u16,
+}
+
+/// The host address of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Binding {
+    /// All.
+    Any,
+    /// The uplink's.
+    Uplink,
+    /// 127.0.0.1.
+    Loopback,
+}
+
+/// TCP or UDP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A change of the topology.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Change {
+    /// The container in this place goes.
+    Remove(usize),
+    /// One comes, into an empty place.
+    Add(usize, Container),
+    /// A container publishes more.
+    Publish(usize, Publication),
+    /// It no longer publishes this.
+    Unpublish(usize, Publication),
+}
+
+/// Who acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Place {
+    /// The client outside.
+    Client,
+    /// A host itself.
+    Host(usize),
+    /// A container, by its place in the topology.
+    Container(usize),
+}
+
+/// Whom it concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Address {
+    /// The client outside.
+    Client,
+    /// The uplink of a host.
+    Uplink(usize),
+    /// 127.0.0.1 of whoever acts.
+    Loopback,
+    /// The gateway of a network.
+    Gateway(usize),
+    /// A container's address in a network, whether it is there or not.
+    Container(usize, usize),
+}
+
+/// An address and a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The address.
+    pub address: Address,
+    /// The port.
+    pub port: u16,
+}
+
+/// What somebody does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Action {
+    /// One TCP connection.
+    Tcp {
+        /// The client.
+        from: Place,
+        /// The server.
+        to: Target,
+        /// Bytes to the server.
+        send: u32,
+        /// Bytes back.
+        receive: u32,
+        /// Who ends it, and how.
+        close: Close,
+    },
+    /// Datagrams from one socket, and their answers.
+    Udp {
+        /// The client.
+        from: Place,
+        /// Its port: one of few, so that it is used again, or a new one.
+        source: Option<u16>,
+        /// Where each goes, and its length.
+        to: Vec<(Target, u16)>,
+    },
+    /// One echo request.
+    Ping {
+        /// The sender.
+        from: Place,
+        /// The target.
+        to: Address,
+        /// Payload bytes.
+        size: u16,
+    },
+}
+
+/// How a TCP connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Close {
+    /// The client's FIN comes when everything has been said.
+    Client,
+    /// The client's FIN comes before the answer.
+    HalfByClient,
+    /// The server's FIN comes before the client's last bytes.
+    HalfByServer,
+    /// The client resets it.
+    ResetByClient,
+    /// The server resets it.
+    ResetByServer,
+}
+
+impl Network {
+    /// Whether it exists on this host.
+    pub fn is_on(&self, host: usize) -> bool {
+        self.kind == NetworkKind::Overlay || self.host == host
+    }
+
+    /// The first three bytes of its subnet, which is a /24. Every place and kind has its own, so that the routes of the
+    /// outside client never change.
+    fn prefix(&self, number: usize) -> [u8; 3] {
+        let place = if self.kind == NetworkKind::Overlay { HOSTS } else { self.host };
+        [10, (place + 1) as u8, number as u8]
+    }
+
+    /// An address of it.
+    fn address(&self, number: usize, last: u8) -> Ipv4Addr {
+        let [a, b, c] = self.prefix(number);
+        Ipv4Addr::new(a, b, c, last)
+    }
+}
+
+/// The address of a host's uplink.
+pub fn uplink(host: usize) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, host as u8 + 1)
+}
+
+impl Topology {
+    /// The containers that are there, with their places.
+    pub fn present(&self) -> impl Iterator<Item = (usize, &Container)> {
+        self.containers.iter().enumerate().filter_map(|(slot, container)| Some((slot, container.as_ref()?)))
+    }
+
+    /// The container in this place.
+    pub fn container(&self, slot: usize) -> Option<&Container> {
+        self.containers.get(slot)?.as_ref()
+    }
+
+    /// The /24 of a network.
+    pub fn subnet(&self, network: usize) -> String {
+        format!("{}/24", self.networks[network].address(network, 0))
+    }
+
+    /// A network's gateway.
+    pub fn gateway(&self, network: usize) -> Ipv4Addr {
+        self.networks[network].address(network, 1)
+    }
+
+    /// A container's address in a network.
+    pub fn address(&self, slot: usize, network: usize) -> Ipv4Addr {
+        self.networks[network].address(network, slot as u8 + 10)
+    }
+
+    /// A container's MAC address in a network.
+    pub fn mac(&self, slot: usize, network: usize) -> String {
+        let [a, b, c, d] = self.address(slot, network).octets();
+        format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    }
+
+    /// The network that leads a container to the world: the first that does.
+    pub fn default_network(&self, container: &Container) -> Option<usize> {
+        container
+            .networks
+            .iter()
+            .copied()
+            .find(|network| self.networks[*network].kind != NetworkKind::Internal)
+    }
+
+    /// Whether a container may publish this: it reaches the world, and nobody has these ports there.
+    pub fn may_publish(&self, host: usize, networks: &[usize], wanted: &Publication) -> bool {
+        networks.iter().any(|network| self.networks[*network].kind != NetworkKind::Internal)
+            && !self.present().filter(|(_, container)| container.host == host).any(|(_, container)| {
+                container.ports.iter().any(|held| {
+                    let bindings = [held.binding, wanted.binding];
+                    (bindings[0] == bindings[1] || bindings.contains(&Binding::Any))
+                        && held.protocol == wanted.protocol
+                        && held.host_port < wanted.host_port + wanted.count
+                        && wanted.host_port < held.host_port + held.count
+                })
+            })
+    }
+
+    /// What a host's port leads to for a packet or call with this destination; a specific address wins.
+    pub fn publication(
+        &self,
+        host: usize,
+        binding: Binding,
+        protocol: Protocol,
+        port: u16,
+    ) -> Option<(usize, &Publication)> {
+        let find = |binding| {
+            self.present().filter(|(_, container)| container.host == host).find_map(|(slot, container)| {
+                let found = container.ports.iter().find(|held| {
+                    held.binding == binding
+                        && held.protocol == protocol
+                        && (held.host_port..held.host_port + held.count).contains(&port)
+                })?;
+                Some((slot, found))
+            })
+        };
+        find(binding).or_else(|| find(Binding::Any))
+    }
+
+    /// Makes a change; `false` if it makes no sense here.
+    pub fn apply(&mut self, change: &Change) -> bool {
+        match change {
+            Change::Remove(slot) => self.containers.get_mut(*slot).and_then(Option::take).is_some(),
+            Change::Add(slot, container) => {
+                let free = self.containers.get(*slot).is_some_and(Option::is_none);
+                let sensible = free
+                    && container
+                        .ports
+                        .iter()
+                        .all(|p| self.may_publish(container.host, &container.networks, p));
+                if sensible {
+                    self.containers[*slot] = Some(container.clone());
+                }
+                sensible
+            }
+            Change::Publish(slot, publication) => {
+                let sensible = self
+                    .container(*slot)
+                    .is_some_and(|it| self.may_publish(it.host, &it.networks, publication));
+                if let Some(Some(container)) = self.containers.get_mut(*slot).filter(|_| sensible) {
+                    container.ports.push(*publication);
+                }
+                sensible
+            }
+            Change::Unpublish(slot, publication) => {
+                let Some(Some(container)) = self.containers.get_mut(*slot) else { return false };
+                let before = container.ports.len();
+                container.ports.retain(|held| held != publication);
+                container.ports.len() < before
+            }
+        }
+    }
+
+    /// The number that an address stands for.
+    pub fn resolve(&self, address: Address) -> Ipv4Addr {
+        match address {
+            Address::Client => CLIENT,
+            Address::Uplink(host) => uplink(host),
+            Address::Loopback => Ipv4Addr::LOCALHOST,
+            Address::Gateway(network) => self.gateway(network),
+            Address::Container(slot, network) => self.address(slot, network),
+        }
+    }
+}
+
+impl Publication {
+    /// The container's port behind a host port.
+    pub fn behind(&self, host_port: u16) -> u16 {
+        host_port - self.host_port + self.container_port
+    }
+}
+
+impl Protocol {
+    /// As files and rules write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl Action {
+    /// Who acts.
+    pub fn from(&self) -> Place {
+        match self {
+            Self::Tcp { from, .. } | Self::Udp { from, .. } | Self::Ping { from, .. } => *from,
+        }
+    }
+
+    /// The socket that it uses alone: two actions that bind the same port take turns.
+    pub fn exclusive(&self) -> Option<(Place, u16)> {
+        match self {
+            Self::Udp { from, source: Some(port), .. } => Some((*from, *port)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(self).map_err(|_| fmt::Error)?;
+        formatter.write_str(&text)
+    }
+}
