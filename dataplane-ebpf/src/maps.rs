@@ -122,7 +122,7 @@ pub fn vxlan_network(vni: u32, peer: &Address) -> Option<u32> {
 }
 
 /// The network of weft that an address belongs to.
-#[inline(never)]
+#[inline(always)]
 pub fn subnet<'a>(address: &Address) -> Option<&'a Subnet> {
     SUBNETS.get(&Key::new(128, SubnetKey { address: *address }))
 }

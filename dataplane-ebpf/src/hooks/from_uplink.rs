@@ -92,6 +92,8 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         // There is no translation between the families.
         Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::NotOurs)),
         Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
+        // A gateway of weft's networks: `to_uplink` lets no answer of that name out.
+        Some(_) if maps::subnet(&tuple.local).is_some() => Err(DropReason::DirectRouting),
         Some(publication) => portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication),
         None => match maps::index(&tuple.claim()) {
             // A process of the host may have bound the port after the claim: what was there first goes on, and what

@@ -28,8 +28,6 @@ pub enum NotYet {
 
 /// Everything that does not work yet.
 pub const NOT_YET: &[NotYet] = &[
-    NotYet::ErrorsThroughNat,
-    NotYet::FragmentsThroughNat,
     NotYet::HairpinToIsolatedNeighbour,
     NotYet::HairpinToSharedNetwork,
     NotYet::TwoNamesForOneSocket,

@@ -24,7 +24,7 @@ use super::{
 };
 
 /// For how long a found case is made smaller.
-const SHRINK_LIMIT: Duration = Duration::from_secs(40);
+const SHRINK_LIMIT: Duration = Duration::from_secs(90);
 
 /// What to play.
 #[derive(Debug, Clone, Copy)]

@@ -226,8 +226,10 @@ fn container_addresses_are_not_routed_to() -> Result {
                 host.world_sends(&frame.by_router())?.dropped(DropReason::DirectRouting);
             }
         }
-        // The gateway is an address of the host.
+        // The gateway is an address of the host, but no answer of that name leaves.
         host.world_sends(&Frame::syn(CLIENT, (FRONT.gateway, 22)).by_router())?.passed(Path::NotOurs);
+        host.world_sends(&Frame::udp(CLIENT, (FRONT.gateway, 53)).by_router())?
+            .dropped(DropReason::DirectRouting);
         Ok(())
     })
 }
