@@ -34,11 +34,14 @@ pub fn ruleset(topology: &Topology, host: usize) -> String {
         }
     }
     let publications = publications(topology, host, &mut masquerade);
+    // From the wire not on the gateways of container networks (gateways-from-outside in docs/differences.md).
+    let wire = uplink(host);
     format!(
         "flush ruleset\n\
          table ip nat {{\n\
          chain published {{\n{publications}}}\n\
-         chain prerouting {{ type nat hook prerouting priority dstnat; fib daddr type local jump published; }}\n\
+         chain prerouting {{ type nat hook prerouting priority dstnat;\n\
+         iifname eth0 ip daddr {wire} jump published\niifname != eth0 fib daddr type local jump published; }}\n\
          chain output {{ type nat hook output priority -100; fib daddr type local jump published; }}\n\
          chain postrouting {{ type nat hook postrouting priority srcnat;\n{masquerade}}}\n\
          }}\n\
