@@ -348,7 +348,7 @@ fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
         port_hold_ns: nanoseconds(PORT_HOLD),
         first_port: pool.first,
         last_port: pool.last,
-        waiting_room: 0,
+        waiting_room: facts.waiting_room.unwrap_or(0),
         reserved: [0; 8],
     }
 }
