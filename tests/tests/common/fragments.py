@@ -7,9 +7,12 @@
 
 ORDER: digits, each the number of a fragment, from 0; one that is missing is lost, one that is there twice is sent twice.
 """
-import os, socket, struct, sys, time
+import itertools, os, socket, struct, sys, time
 
 CUT = 1400  # A multiple of 8.
+# No identification comes again within three seconds, from whichever process of this host (RFC 6864 section 4.1): later
+# fragments that come first would be taken for those of the datagram that had it before.
+identifications = itertools.count(time.monotonic_ns() // 50_000)
 
 
 def checksum(data):
@@ -23,7 +26,7 @@ def checksum(data):
 
 def fragments(source, destination, protocol, datagram, order):
     """The packets of one datagram; the kernel fills in length and checksum of the header."""
-    identification = struct.unpack("!H", os.urandom(2))[0] | 1
+    identification = next(identifications) & 0xFFFF
     for number in order:
         start = int(number) * CUT
         piece = datagram[start : start + CUT]

@@ -7,6 +7,9 @@ use tests::{Lab, Namespace, Process};
 
 const SCRIPT: &str = include_str!("fragments.py");
 
+/// Orders of the six fragments of 8,000 bytes.
+pub const ORDERS: [&str; 6] = ["012345", "543210", "123450", "351024", "55443322110", "0543211"];
+
 /// `fragments.py` in a lab.
 pub struct Fragments {
     script: String,
