@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::MacAddress,
-    netdev::{self, BridgeSpec, Link, LinkKind, Netlink, Outcome, VxlanSpec},
+    netdev::{self, BridgeSpec, Link, LinkKind, Netlink, Outcome, VxlanSpec, sysctl},
 };
 
 /// MTU where no uplink gives one.
@@ -96,6 +96,10 @@ async fn ensure_one(
         }
     };
     changed |= ensure_gateway(network, bridge, netlink, kernel).await?;
+    // The client of a port that a member publishes may be another member. The answer is sent to the client's address,
+    // which the sender takes for a neighbour's, and ARP does not pass between members that may not talk to one another.
+    // So the bridge answers, and what is no answer is dropped with a reason.
+    sysctl::ensure_private_vlan(&spec.name, !network.inter_container)?;
     let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
     let Some(local) = vtep else {
         problems.push(Problem::new(
