@@ -54,16 +54,19 @@ pub static RULES: [Rule; 4] = [
         reason: "a UDP socket of the host is led to the container, and sees in `recvmsg` the last name that it used for it; \
              netfilter keeps one connection for each name",
         covers: |topology, action, it| {
-            let (Action::Udp { from: Place::Host(host), to, .. }, Some(datagram)) = (action, it.datagram)
+            let (Action::Udp { from: Place::Host(host), source, to }, Some(datagram)) = (action, it.datagram)
             else {
                 return false;
             };
             let server = |index: usize| topology.served_by(*host, to[index].0);
             let name = |index: usize| to[index].0;
+            let other_name = |index| name(index) != name(datagram) && server(index) == server(datagram);
+            // An earlier socket of this port may have used the other name.
+            let of_earlier =
+                source.is_some() && it.fact == "source port" && it.weft.as_deref() == Some("kept");
             matches!(it.fact.as_str(), "answer from" | "source port")
                 && server(datagram).is_some()
-                && (0..to.len())
-                    .any(|other| name(other) != name(datagram) && server(other) == server(datagram))
+                && (of_earlier || (0..to.len()).any(other_name))
         },
         applied: AtomicU64::new(0),
     },
