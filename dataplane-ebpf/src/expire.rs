@@ -11,7 +11,7 @@ use dataplane_common::{
     flow::State,
 };
 
-use crate::{atomic, helpers, maps, masquerade};
+use crate::{atomic, flows, helpers, maps, masquerade};
 
 /// Answers how many index entries were removed.
 #[inline(always)]
@@ -94,7 +94,7 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
         return end_masquerade(outside, inside);
     }
     let seen = flow.last_seen_ns;
-    let timeout = State(flow.state).timeout_ns(inside.protocol, settings);
+    let timeout = State(flow.state).timeout_ns(inside.protocol, settings) + flows::TOUCH_INTERVAL_NS;
     if helpers::now_ns().wrapping_sub(seen) < timeout && !orphaned(inside, flow) {
         return false;
     }

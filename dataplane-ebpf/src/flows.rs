@@ -12,8 +12,9 @@ use crate::{
     verdict::Outcome,
 };
 
-/// Writing the time of each packet would make both ends' CPUs fight for the cache line.
-const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
+/// Writing the time of each packet would make both ends' CPUs fight for the cache line. A record may have seen a packet so
+/// much later than it says.
+pub const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Finds the record of a packet from the container and takes note of the packet.
 #[inline(always)]

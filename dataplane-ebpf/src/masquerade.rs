@@ -96,7 +96,7 @@ pub fn enter(parsed: &Parsed, device: &Device, external: &Address, kind: u8, upl
     flow.outside.local_port = port;
     flow.epoch = device.epoch;
     flow.network = device.network;
-    flow.state = State::opened_by(Direction::FromInside).0;
+    flow.state = State::opened_by(Direction::FromInside, inside.protocol, parsed.tcp_flags).0;
     begin(flow, now, kind, uplink);
     scratch.index.inside = *inside;
     match flows::open(inside, &scratch.flow, &scratch.index) {
@@ -163,7 +163,7 @@ pub fn enter_from_outside(
     flow.outside = *outside;
     flow.epoch = endpoint.epoch;
     flow.network = network;
-    flow.state = State::opened_by(Direction::FromOutside).0;
+    flow.state = State::opened_by(Direction::FromOutside, outside.protocol, scratch.parsed.tcp_flags).0;
     begin(flow, now, kind, uplink);
     let key = mapping_key(outside, &scratch.index.inside);
     // Without its mapping the claim is about to go, and an earlier container's is nobody's.

@@ -135,13 +135,13 @@ impl Host {
             netns_cookie: 0,
             udp_timeout_ns: 300 * SECOND,
             tcp_established_timeout_ns: 7440 * SECOND,
-            tcp_transitory_timeout_ns: 240 * SECOND,
+            tcp_opening_timeout_ns: 230 * SECOND,
+            tcp_closing_timeout_ns: 240 * SECOND,
             icmp_query_timeout_ns: 60 * SECOND,
             port_hold_ns: 120 * SECOND,
             first_port: FIRST_PORT,
             last_port: LAST_PORT,
             waiting_room: 0,
-            reserved: [0; 8],
         };
         Ok(self.programs.array(map::SETTINGS)?.set(0, settings, 0)?)
     }
