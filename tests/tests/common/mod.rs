@@ -1,6 +1,7 @@
 //! What the suites share: a usual host with a client outside, and waiting for something to become true.
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub mod fragments;
 pub mod nat;
 pub mod packet;
 
