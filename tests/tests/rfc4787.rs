@@ -242,6 +242,41 @@ fn req14_fragments_in_order() -> Result<()> {
     nat.finish()
 }
 
+/// REQ-14, out of order: so they do in every order, and sent twice.
+#[test]
+fn req14_fragments_out_of_order() -> Result<()> {
+    let nat = Nat::new("req14order")?;
+    let data: Vec<u8> = (0..3000_u16).map(|byte| byte as u8).collect();
+    let outside = external(&nat.web, 40_001, &nat.client, 7001)?;
+    let orders: [&[usize]; 6] =
+        [&[0, 2, 1], &[1, 0, 2], &[1, 2, 0], &[2, 0, 1], &[2, 1, 0], &[2, 1, 2, 0, 1, 0]];
+    for (id, order) in (1..).zip(orders) {
+        let out = Packet::udp(at(WEB, 40_001), at(CLIENT, 7001), &data).with(|packet| packet.id = id);
+        let back = Packet::udp(at(CLIENT, 7001), outside, &data).with(|packet| packet.id = id);
+        for (from, to, whole) in [(&nat.web, &nat.client, &out), (&nat.client, &nat.web, &back)] {
+            let pieces = whole.fragments(1024);
+            for index in order {
+                from.send(&pieces[*index])?;
+            }
+            let mut joined = vec![0; whole.payload.len()];
+            let mut ends = None;
+            for _ in order {
+                let got = to.expect("a piece")?;
+                let at = usize::from(got.offset) * 8;
+                joined[at..at + got.payload.len()].copy_from_slice(&got.payload);
+                let end = (got.id, got.source, got.destination);
+                assert_eq!(*ends.get_or_insert(end), end, "{order:?}");
+            }
+            let (_, source, destination) = ends.expect("pieces");
+            let arrived = whole.clone().with(|packet| {
+                (packet.source, packet.destination, packet.payload) = (source, destination, joined);
+            });
+            assert!(arrived.is_intact() && arrived.data() == data, "{order:?}");
+        }
+    }
+    nat.finish()
+}
+
 /// REQ-14a: a flood of first and later pieces that never become whole harms no whole packet and no datagram in order.
 #[test]
 fn req14a_a_flood_of_fragments() -> Result<()> {
