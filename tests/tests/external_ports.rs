@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use common::{
     ONE_HOST, OneHost,
     nat::{CLIENT, HOST, Nat, OTHER, QUIET, Station, WEB, at},
@@ -28,8 +28,8 @@ const fn ms(milliseconds: u64) -> Duration {
 fn try_port(nat: &Nat, from: &Station, port: u16, remote: u16) -> Result<Option<u16>> {
     nat.client.drain();
     from.send(&Packet::udp(from.at(port), nat.client.at(remote), b"out"))?;
-    let heard = nat.client.hear(ms(100), |packet| packet.protocol == UDP)?;
-    Ok(heard.map(|packet| packet.from_port()))
+    let heard = nat.client.hear(ms(1000), |packet| packet.protocol == UDP)?;
+    Ok(heard.map(|packet| packet.source_port()))
 }
 
 /// RFC 6888 REQ-8: a port stays with its socket for a while after its last flow, 120 s by default.
@@ -38,19 +38,26 @@ fn a_port_is_held_after_its_last_flow() -> Result<()> {
     let nat = Nat::with("hold", "", "timeouts: { udp: 1, port_hold: 6 }")?;
     assert_eq!(nat.setting("port_hold_ns")?, 6_000_000_000);
     assert_eq!(try_port(&nat, &nat.web, 20_001, 1)?, Some(20_001));
-    within(Duration::from_secs(6), "the flow ends", || Ok(nat.flows(20_001)?.is_empty()))?;
-    let ended = Instant::now();
+    within(Duration::from_secs(10), "the flow ends", || Ok(nat.flows(20_001)?.is_empty()))?;
     // Nobody else gets it; its socket does (the exception of REQ-8 for one subscriber).
     assert_ne!(try_port(&nat, &nat.shop, 20_001, 1)?, Some(20_001));
     assert_ne!(try_port(&nat, &nat.side, 20_001, 1)?, Some(20_001));
     assert_eq!(try_port(&nat, &nat.web, 20_001, 2)?, Some(20_001));
-    within(Duration::from_secs(6), "the flow ends again", || Ok(nat.flows(20_001)?.is_empty()))?;
-    let again = Instant::now();
-    while again.elapsed() < ms(4500) {
-        assert_ne!(try_port(&nat, &nat.shop, 20_001, 1)?, Some(20_001), "{:?}", ended.elapsed());
+    let mut seen = Instant::now();
+    within(Duration::from_secs(10), "the flow ends again", || {
+        let asked = Instant::now();
+        let ended = nat.flows(20_001)?.is_empty();
+        if !ended {
+            seen = asked;
+        }
+        Ok(ended)
+    })?;
+    while seen.elapsed() < ms(5000) {
+        let other = try_port(&nat, &nat.shop, 20_001, 1)?;
+        assert!(other != Some(20_001) || seen.elapsed() > ms(6000), "taken over after {:?}", seen.elapsed());
         sleep(ms(300));
     }
-    within(Duration::from_secs(12), "the port is free again", || {
+    within(Duration::from_secs(20), "the port is free again", || {
         // Each attempt makes a mapping of another port for this socket, which has to end first.
         sleep(ms(2000));
         let mappings = nat.it.daemon.bpf_dir().join("v1/maps/mappings");
@@ -61,6 +68,40 @@ fn a_port_is_held_after_its_last_flow() -> Result<()> {
 
     let nat = Nat::new("holddefault")?;
     assert_eq!(nat.setting("port_hold_ns")?, 120_000_000_000);
+    nat.finish()
+}
+
+/// And so it does when its container has gone.
+#[test]
+fn a_port_is_held_after_its_container_has_gone() -> Result<()> {
+    let nat = Nat::new("holdgone")?;
+    assert_eq!(try_port(&nat, &nat.web, 20_001, 1)?, Some(20_001));
+    let (start, rest) = nat.file.split_once("  web:\n").context("a service web")?;
+    let (_, rest) = rest.split_once("  shop:\n").context("and shop behind it")?;
+    nat.it.daemon.rewrite(&format!("{start}  shop:\n{rest}"))?;
+    within(Duration::from_secs(10), "its flow ends", || Ok(nat.flows(20_001)?.is_empty()))?;
+    for remote in 1..20 {
+        for other in [&nat.shop, &nat.side] {
+            let port = try_port(&nat, other, 20_001, remote)?.context("no port at all")?;
+            assert_ne!(port, 20_001, "of {}", other.address);
+        }
+    }
+    nat.finish()
+}
+
+/// RFC 7857 section 9, RFC 6056: a port that has to be chosen is chosen at random. Of 256 hardly any are neighbours of the
+/// one before, and every sixteenth of the pool has some.
+#[test]
+fn ports_are_chosen_at_random() -> Result<()> {
+    let nat = Nat::with("random", "", "masquerade_ports: 20000-27999")?;
+    let mut ports = Vec::new();
+    for number in 0..256 {
+        ports.push(try_port(&nat, &nat.web, 40_000 + number, 1)?.context("no port")?);
+    }
+    let parts: HashSet<u16> = ports.iter().map(|port| (port - 20_000) / 500).collect();
+    assert_eq!(parts.len(), 16, "{ports:?}");
+    let near = ports.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) <= 2).count();
+    assert!(near < 10, "{near} follow one another");
     nat.finish()
 }
 
@@ -120,8 +161,7 @@ fn ports_of_the_hosts_sockets_are_not_given_away() -> Result<()> {
 #[test]
 fn an_exhausted_pool_refuses_new_flows_only() -> Result<()> {
     const POOL: u16 = 8000;
-    let nat =
-        Nat::with("exhausted", "", "masquerade_ports: 20000-27999, timeouts: { udp: 8, port_hold: 1 }")?;
+    let nat = Nat::with("exhausted", "", "masquerade_ports: 20000-27999, timeouts: { port_hold: 1 }")?;
     let mut given = HashSet::new();
     let mut first = Vec::new();
     let mut refused = 0_u32;
@@ -162,10 +202,15 @@ fn an_exhausted_pool_refuses_new_flows_only() -> Result<()> {
     println!("{told} of {beyond} told in {:?}", flood.elapsed());
     assert!(told > 0 && told <= most.min(beyond - 1), "{told} of {beyond} told, at most {most}");
     assert!(nat.it.drops("ports_exhausted")? > 0);
-    within(Duration::from_secs(20), "ports are free again", || {
-        sleep(ms(500));
-        let fresh = |number: u16| try_port(&nat, &nat.side, 50_000 + number, 9);
-        Ok((0..20).map(fresh).collect::<Result<Vec<_>>>()?.iter().all(Option::is_some))
+    // Idle flows end, as if five minutes had gone by.
+    nat.it.daemon.rewrite(&nat.file.replace("port_hold: 1", "port_hold: 1, udp: 1"))?;
+    within(Duration::from_secs(30), "ports are free again", || {
+        for number in 0..20 {
+            if try_port(&nat, &nat.side, 50_000 + number, 9)?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     })?;
     nat.finish()
 }
@@ -199,9 +244,16 @@ fn a_flood_of_syns_harms_no_established_flow() -> Result<()> {
     }
     let published = Station::beside_the_stack(&it.client, CLIENT)?;
     let masqueraded = Station::beside_the_stack(&it.other, common::nat::SIDE)?;
-    let resent = || -> Result<u64> {
-        let of = |at: &tests::Namespace| -> Result<u64> { Ok(at.snmp()?["Tcp.RetransSegs"]) };
-        Ok(of(&it.client)? + of(&it.shop)?)
+    // Segments sent again, and those of them that the other end had already (RFC 2883): on a busy machine an answer may
+    // come later than TCP waits for it.
+    let resent = || -> Result<(u64, u64)> {
+        let (mut resent, mut needlessly) = (0, 0);
+        for at in [&*it.client, &*it.shop, &*it.web] {
+            let counters = at.snmp()?;
+            resent += counters["Tcp.RetransSegs"];
+            needlessly += counters["TcpExt.TCPDSACKRecv"];
+        }
+        Ok((resent, needlessly))
     };
     let before = resent()?;
     let over = AtomicBool::new(false);
@@ -235,7 +287,8 @@ fn a_flood_of_syns_harms_no_established_flow() -> Result<()> {
         println!("{rounds} rounds of {} echoes during the flood", streams.len());
         flood.join().expect("the flood")
     })?;
-    assert_eq!(resent()?, before, "no segment was lost");
+    let (after, needlessly) = resent()?;
+    assert!(after - before.0 <= needlessly - before.1, "lost segments: {} sent again", after - before.0);
     // The sweep takes a second; the timeout of the half-open would be four minutes.
     let served = within(Duration::from_secs(5), "new connections are served", || {
         let new = [connect(&it.client, at(HOST, 8080))?, connect(&it.shop, at(CLIENT, 7000))?];
@@ -280,9 +333,35 @@ fn nothing_of_a_predecessor_is_delivered() -> Result<()> {
         client.reach(&web, answer)?;
     }
     it.daemon.rewrite(&before.replace("netns: web", "netns: heir"))?;
+    // Both send as fast as they can, while one is on its way out and the other on its way in: to the world, where nobody
+    // has a say in what they may send.
+    client.drain();
+    let (mut sent, mut arrived) = (0, 0);
+    let mut overheard = || -> Result<()> {
+        for from in [&web, &successor] {
+            for port in [21_001, 41_001] {
+                let out = [
+                    Packet::udp(from.at(port), client.at(8), b"out"),
+                    Packet::tcp(from.at(port), client.at(8), SYN, b""),
+                ];
+                sent += out.iter().filter(|packet| from.send(packet).is_ok()).count();
+            }
+        }
+        for packet in client.overheard()? {
+            ensure!(packet.source.octets()[0] != 10, "untranslated on the wire: {packet:?}");
+            arrived += usize::from(packet.source == HOST);
+        }
+        Ok(())
+    };
     within(Duration::from_secs(5), "the heir is there", || {
-        Ok(heir.ip("address show dev eth0")?.contains("10.10.0.10/24"))
+        overheard()?;
+        Ok(heir.ip("address show dev eth0").is_ok_and(|text| text.contains("10.10.0.10/24")))
     })?;
+    for _ in 0..10 {
+        overheard()?;
+    }
+    println!("{arrived} of {sent} arrived meanwhile");
+    ensure!(arrived > 0, "nothing arrived");
     for _ in 0..3 {
         for answer in &answers {
             client.send(answer)?;

@@ -2,12 +2,15 @@
 
 mod common;
 
-use std::{thread::sleep, time::Duration};
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use common::{
     nat::{CLIENT, HOST, Nat, OTHER, SHOP, Station, WEB, at},
-    packet::Packet,
+    packet::{ICMP, Packet},
 };
 
 const fn ms(milliseconds: u64) -> Duration {
@@ -19,10 +22,11 @@ fn external(from: &Station, port: u16, to: &Station, remote: u16) -> Result<std:
     Ok(from.reach(to, &Packet::udp(from.at(port), to.at(remote), b"out"))?.from())
 }
 
-/// Whether an answer reaches the container.
-fn answered(nat: &Nat, external: std::net::SocketAddrV4, port: u16, remote: u16) -> Result<bool> {
-    nat.client.send(&Packet::udp(nat.client.at(remote), external, b"back"))?;
-    Ok(nat.web.hear(common::nat::QUIET, |packet| packet.to() == at(WEB, port))?.is_some())
+/// An answer, which reaches the container.
+fn answer(nat: &Nat, external: std::net::SocketAddrV4, port: u16, remote: u16) -> Result<()> {
+    let back = Packet::udp(nat.client.at(remote), external, b"back");
+    assert_eq!(nat.client.reach(&nat.web, &back)?.to(), at(WEB, port));
+    Ok(())
 }
 
 /// REQ-1, REQ-2, REQ-10: one internal socket has one external address and port, whatever the destination; the payload is
@@ -86,31 +90,42 @@ fn req5_mapping_lives_as_long_as_its_timer() -> Result<()> {
     assert_eq!(nat.setting("udp_timeout_ns")?, 2_000_000_000);
     let warnings = nat.it.daemon.json(&["status"])?["config"]["warnings"].to_string();
     assert!(warnings.contains("timeouts.udp is 2 s") && warnings.contains("RFC 4787 REQ-5"), "{warnings}");
-    for port in [20_001, 20_002, 20_003] {
+    let mut conclusive = 0;
+    for port in [20_001, 20_002, 20_003, 20_004, 20_005, 20_006] {
         let outside = external(&nat.web, port, &nat.client, 7001)?;
         // So soon after the first packet that the record does not take note of it.
         sleep(ms(900));
+        let last = Instant::now();
         external(&nat.web, port, &nat.client, 7001)?;
         sleep(ms(1900));
-        assert!(answered(&nat, outside, port, 7001)?, "gone before its time");
-        sleep(ms(4300));
-        assert!(!answered(&nat, outside, port, 7001)?, "still there after twice its time");
+        let back = Packet::udp(at(CLIENT, 7001), outside, b"back");
+        nat.client.send(&back)?;
+        // On a busy machine a sleep may take longer than it says.
+        if last.elapsed() < ms(2000) {
+            assert_eq!(nat.web.expect("what comes in time")?.to(), at(WEB, port));
+            conclusive += 1;
+        }
+        if conclusive == 2 {
+            sleep(ms(4300));
+            nat.client.miss(&nat.web, &back)?;
+            return nat.finish();
+        }
     }
-    nat.finish()
+    anyhow::bail!("never in time: the machine is too busy")
 }
 
 /// REQ-6, REQ-6a: packets of either direction refresh.
 #[test]
 fn req6_both_directions_refresh() -> Result<()> {
-    let nat = Nat::with("req6", "", "timeouts: { udp: 2 }")?;
+    let nat = Nat::with("req6", "", "timeouts: { udp: 3 }")?;
     let (out, back) =
         (external(&nat.web, 20_001, &nat.client, 1)?, external(&nat.web, 20_002, &nat.client, 1)?);
     for _ in 0..4 {
         sleep(ms(1600));
         external(&nat.web, 20_001, &nat.client, 1)?;
-        assert!(answered(&nat, back, 20_002, 1)?, "refreshed from outside");
+        answer(&nat, back, 20_002, 1)?;
     }
-    assert!(answered(&nat, out, 20_001, 1)?, "refreshed from inside");
+    answer(&nat, out, 20_001, 1)?;
     nat.finish()
 }
 
@@ -190,7 +205,7 @@ fn req12_errors_arrive_and_end_nothing() -> Result<()> {
             assert_eq!((quoted.from(), quoted.to()), (at(WEB, 40_001), at(CLIENT, 7001)));
         }
     }
-    assert!(answered(&nat, arrived.from(), 40_001, 7001)?);
+    answer(&nat, arrived.from(), 40_001, 7001)?;
     nat.finish()
 }
 
@@ -199,15 +214,17 @@ fn req12_errors_arrive_and_end_nothing() -> Result<()> {
 fn req13_fragmentation_needed() -> Result<()> {
     let nat = Nat::with("req13", "com.docker.network.driver.mtu: 1500", "")?;
     nat.it.host.ip("link set eth0 mtu 1400")?;
-    common::within(Duration::from_secs(5), "the MTU is known", || {
-        Ok(nat.it.daemon.json(&["status"])?["uplinks"][0]["mtu"] == 1400)
-    })?;
-    sleep(ms(300));
     let sent = Packet::udp(at(WEB, 20_001), at(CLIENT, 7001), &[0; 1400]);
-    nat.web.send(&sent)?;
-    let error = nat.web.expect("the error")?;
+    let mut error = None;
+    common::within(Duration::from_secs(5), "the container is told", || {
+        nat.web.send(&sent)?;
+        error = nat.web.hear(common::nat::QUIET, |packet| packet.protocol == ICMP)?;
+        Ok(error.is_some())
+    })?;
+    let error = error.expect("heard");
     assert_eq!((error.kind(), u16::from_be_bytes([error.payload[6], error.payload[7]])), ((3, 4), 1400));
     assert_eq!(error.quoted()?.to(), sent.to());
+    nat.client.drain();
     external(&nat.web, 20_001, &nat.client, 7001)?;
     nat.finish()
 }
@@ -299,5 +316,28 @@ fn req14a_a_flood_of_fragments() -> Result<()> {
             }
         }
     }
+    nat.finish()
+}
+
+/// RFC 7857 section 10, RFC 6864 section 5.3.1: datagrams of two containers that have one identification by chance have two
+/// outside, where their pieces would else be put together.
+#[test]
+fn rfc7857_identifications_are_told_apart() -> Result<()> {
+    let nat = Nat::new("ipid")?;
+    let mut differ = 0;
+    for id in 1..=8 {
+        let mut seen = Vec::new();
+        for from in [&nat.web, &nat.shop, &nat.side] {
+            let sent = Packet::udp(from.at(20_001), at(CLIENT, 7001), &[0; 64]).with(|packet| packet.id = id);
+            for piece in sent.fragments(32) {
+                seen.push(from.reach(&nat.client, &piece)?.id);
+            }
+        }
+        assert!(seen.chunks(3).all(|pieces| pieces[0] == pieces[1] && pieces[1] == pieces[2]), "{seen:?}");
+        seen.dedup();
+        differ += usize::from(seen.len() == 3);
+    }
+    // They are random: one in 22,000 of such threes may have two alike.
+    assert!(differ >= 7, "{differ} of 8");
     nat.finish()
 }

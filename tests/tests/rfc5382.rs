@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use common::{
     nat::{CLIENT, HOST, Nat, OTHER, Station, WEB, at},
     packet::{ACK, FIN, Packet, RST, SYN},
+    within,
 };
 
 const fn ms(milliseconds: u64) -> Duration {
@@ -60,6 +61,13 @@ impl<'a> Connection<'a> {
     }
 
     /// Both at once.
+    /// A segment that neither end has sent: its sequence number lies nowhere near the window.
+    fn forged(&self, flags: u8) -> Result<()> {
+        let sent = Packet::tcp(self.remote, self.external, flags, b"").sequence(0xdead_beef);
+        assert_eq!(self.nat.client.reach(&self.nat.web, &sent)?.to(), self.inside);
+        Ok(())
+    }
+
     fn goes_on(&self) -> Result<()> {
         self.out(ACK, b"ping")?;
         self.back(ACK, b"pong")
@@ -97,7 +105,7 @@ fn req1_mapping_is_endpoint_independent() -> Result<()> {
     }
     // UDP's ports are others (RFC 7857 section 5).
     let udp = nat.shop.reach(&nat.client, &Packet::udp(nat.shop.at(20_001), at(CLIENT, 80), b""))?;
-    assert_eq!(udp.from_port(), 20_001);
+    assert_eq!(udp.source_port(), 20_001);
     nat.finish()
 }
 
@@ -227,7 +235,7 @@ fn req5_every_state_has_its_timeout() -> Result<()> {
         [opening.external, established.external, half_closed.external, closed.external, reset.external];
     let start = Instant::now();
     let mut ended = [None; 5];
-    while ended.iter().any(Option::is_none) && start.elapsed() < ms(14_000) {
+    while ended.iter().any(Option::is_none) && start.elapsed() < ms(20_000) {
         for (port, ended) in ports.iter().zip(&mut ended) {
             if ended.is_none() && nat.flows(port.port())?.is_empty() {
                 *ended = Some(start.elapsed());
@@ -235,13 +243,13 @@ fn req5_every_state_has_its_timeout() -> Result<()> {
         }
         sleep(ms(50));
     }
-    // Never early, and late by the sweep of a second and the second that times in records may be old.
+    // Never early, and late by the sweep of a second, the second that times in records may be old, and a busy machine.
     for ((ended, timeout), state) in
         ended.iter().zip([2, 7, 7, 4, 4]).zip(["opening", "established", "half closed", "closed", "reset"])
     {
         let ended = ended.with_context(|| format!("{state} never ended"))?;
         let timeout = Duration::from_secs(timeout);
-        assert!(ended + ms(300) >= timeout && ended < timeout + ms(3500), "{state} ended after {ended:?}");
+        assert!(ended + ms(300) >= timeout && ended < timeout + ms(5000), "{state} ended after {ended:?}");
     }
     established.is_gone()?;
     nat.finish()
@@ -295,15 +303,15 @@ fn rfc7857_resets_are_not_believed() -> Result<()> {
     let nat = Nat::with("resets", "", "timeouts: { tcp_closing: 3 }")?;
     let it = Connection::establish(&nat, 20_001, 80)?;
     for _ in 0..3 {
-        // Anybody who knows both ends may have sent it.
-        it.back(RST, b"")?;
+        it.forged(RST)?;
         assert_eq!(it.state()?, "closing");
         sleep(ms(2000));
         it.goes_on()?;
         assert_eq!(it.state()?, "established");
     }
     // FIN from one end is no end either.
-    it.back(FIN | ACK, b"")?;
+    it.forged(FIN | ACK)?;
+    assert_eq!(it.state()?, "established");
     sleep(ms(5500));
     it.goes_on()?;
     // A reset of what never was opens nothing.
@@ -325,19 +333,86 @@ fn a_reused_five_tuple_starts_cleanly() -> Result<()> {
         ("half closed", |it| it.out(FIN | ACK, b"")),
         ("left alone", |_| Ok(())),
     ];
+    let again = |port, name: &str, end: End| {
+        let again = Connection::open(&nat, port, 80)?;
+        assert_eq!(again.external.port(), port, "{name}: it keeps its mapping");
+        again.back(SYN | ACK, b"")?;
+        again.out(ACK, b"")?;
+        again.goes_on()?;
+        assert_eq!(again.state()?, "established", "{name}");
+        end(&again)
+    };
     for (port, (name, end)) in (20_001..).zip(ends) {
         end(&Connection::establish(&nat, port, 80)?)?;
-        // At once, and when the record has gone.
-        for wait in [0, if port <= 20_003 { 5500 } else { 0 }] {
-            sleep(ms(wait));
-            let again = Connection::open(&nat, port, 80)?;
-            assert_eq!(again.external.port(), port, "{name}: it keeps its mapping");
-            again.back(SYN | ACK, b"")?;
-            again.out(ACK, b"")?;
-            again.goes_on()?;
-            assert_eq!(again.state()?, "established", "{name}");
-            end(&again)?;
+        again(port, name, end)?;
+    }
+    // When the record has gone, where it goes.
+    for (port, (name, end)) in (20_001..).zip(&ends[..3]) {
+        within(Duration::from_secs(15), "the record goes", || Ok(nat.flows(port)?.is_empty()))?;
+        again(port, name, *end)?;
+    }
+    nat.finish()
+}
+
+/// The same from outside, to a published port; and a client that has forgotten its connection gets a new one by way of the
+/// container's own answers (RFC 9293 section 3.5.1).
+#[test]
+fn a_reused_five_tuple_of_a_published_port_starts_cleanly() -> Result<()> {
+    let nat = Nat::new("reusepublished")?;
+    let (published, inside) = (at(HOST, 8080), at(WEB, 80));
+    let segment = |port, from_client: bool, flags: u8| -> Result<()> {
+        if from_client {
+            let got = nat.client.reach(&nat.web, &Packet::tcp(at(CLIENT, port), published, flags, b""))?;
+            assert_eq!((got.from(), got.to(), got.tcp_flags()), (at(CLIENT, port), inside, flags));
+        } else {
+            let got = nat.web.reach(&nat.client, &Packet::tcp(inside, at(CLIENT, port), flags, b""))?;
+            assert_eq!((got.from(), got.to(), got.tcp_flags()), (published, at(CLIENT, port), flags));
+        }
+        Ok(())
+    };
+    let state = |port: u16| -> Result<String> {
+        let flows = nat.flows(8080)?;
+        let found = flows.iter().find(|flow| flow["remote_port"] == port);
+        Ok(found.and_then(|flow| flow["state"].as_str()).context("no flow")?.to_owned())
+    };
+    let handshake = [(true, SYN), (false, SYN | ACK), (true, ACK)];
+    let ends: [&[(bool, u8)]; 4] = [
+        &[(true, FIN | ACK), (false, FIN | ACK), (true, ACK)],
+        &[(false, RST | ACK)],
+        &[(true, RST)],
+        // The client has forgotten all: its SYN is answered by an acknowledgement, which it resets.
+        &[(true, SYN), (false, ACK), (true, RST)],
+    ];
+    for (port, end) in (5001..).zip(ends) {
+        for round in 0..3 {
+            for (from_client, flags) in handshake {
+                segment(port, from_client, flags)?;
+            }
+            assert_eq!(state(port)?, "established", "round {round} of {port}");
+            for (from_client, flags) in end {
+                segment(port, *from_client, *flags)?;
+            }
+            assert_eq!(state(port)?, "closing", "round {round} of {port}");
         }
     }
+    nat.finish()
+}
+
+/// RFC 7857 section 7.1: what a container answers to unwanted packets, errors and resets, keeps no mapping alive.
+#[test]
+fn rfc7857_errors_and_resets_do_not_refresh() -> Result<()> {
+    let nat = Nat::with("norefresh", "", "timeouts: { udp: 3, tcp_closing: 3 }")?;
+    let out = Packet::udp(at(WEB, 20_001), at(CLIENT, 7), b"out");
+    let back = Packet::udp(at(CLIENT, 7), nat.web.reach(&nat.client, &out)?.from(), b"back");
+    let error = nat.client.reach(&nat.web, &back)?.error(WEB, (3, 3), (0, 0), 8);
+    let it = Connection::establish(&nat, 20_002, 80)?;
+    it.out(RST, b"")?;
+    for _ in 0..14 {
+        sleep(ms(500));
+        nat.web.send(&error)?;
+        nat.web.send(&Packet::tcp(it.inside, it.remote, RST, b""))?;
+    }
+    nat.client.miss(&nat.web, &back)?;
+    it.is_gone()?;
     nat.finish()
 }

@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{net::Ipv4Addr, thread::sleep, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use common::{
@@ -59,15 +63,23 @@ fn req2_queries_live_as_long_as_their_timer() -> Result<()> {
     assert_eq!(nat.setting("icmp_query_timeout_ns")?, 60_000_000_000);
     nat.finish()?;
     let nat = Nat::with("icmpreq2", "", "timeouts: { icmp_query: 2 }")?;
-    let ask = || nat.web.reach(&nat.client, &Packet::echo_request(WEB, CLIENT, 7));
-    ask()?;
-    sleep(ms(900));
-    let request = ask()?;
-    sleep(ms(1900));
-    nat.client.reach(&nat.web, &request.echo_reply())?;
-    sleep(ms(4300));
-    nat.client.miss(&nat.web, &request.echo_reply())?;
-    nat.finish()
+    for id in 7..13 {
+        let ask = || nat.web.reach(&nat.client, &Packet::echo_request(WEB, CLIENT, id));
+        ask()?;
+        sleep(ms(900));
+        let last = Instant::now();
+        let request = ask()?;
+        sleep(ms(1900));
+        nat.client.send(&request.echo_reply())?;
+        // On a busy machine a sleep may take longer than it says.
+        if last.elapsed() < ms(2000) {
+            assert_eq!(nat.web.expect("what comes in time")?.identifier(), id);
+            sleep(ms(4300));
+            nat.client.miss(&nat.web, &request.echo_reply())?;
+            return nat.finish();
+        }
+    }
+    anyhow::bail!("never in time: the machine is too busy")
 }
 
 /// REQ-3 is not met: a damaged error is passed on. It stays damaged, for its checksum is updated and not made anew, so that
@@ -151,8 +163,8 @@ fn req4_errors_from_outside() -> Result<()> {
                 assert_eq!((quoted.source, quoted.destination, quoted.id), (WEB, CLIENT, sent.id));
                 match sent.protocol {
                     common::packet::ICMP => assert_eq!(quoted.identifier(), 77),
-                    common::packet::UDP => assert_eq!(quoted.from_port(), 40_001),
-                    _ => assert_eq!(quoted.from_port(), 40_002),
+                    common::packet::UDP => assert_eq!(quoted.source_port(), 40_001),
+                    _ => assert_eq!(quoted.source_port(), 40_002),
                 }
                 // Checksums of what is quoted whole are right again.
                 if quoted.payload.len() == sent.payload.len() {
@@ -236,7 +248,7 @@ fn req8_refusals_are_told() -> Result<()> {
     let to = at(CLIENT, 7001);
     let mut taken = Vec::new();
     for port in 20_000..20_004 {
-        taken.push(nat.web.reach(&nat.client, &Packet::udp(at(WEB, port), to, b""))?.from_port());
+        taken.push(nat.web.reach(&nat.client, &Packet::udp(at(WEB, port), to, b""))?.source_port());
     }
     taken.sort_unstable();
     assert_eq!(taken, [20_000, 20_001, 20_002, 20_003]);
@@ -274,5 +286,97 @@ fn req10_this_host_is_a_hop() -> Result<()> {
     assert_eq!((error.kind(), error.source), ((11, 0), Ipv4Addr::new(10, 10, 0, 1)));
     let next = nat.web.reach(&nat.client, &expiring.with(|packet| packet.ttl = 2))?;
     assert_eq!(next.ttl, 1);
+    nat.finish()
+}
+
+/// REQ-4, REQ-5, REQ-7: errors in both directions through masquerade, a published port and a hairpin, where only eight
+/// bytes are quoted and the datagram has no checksum.
+#[test]
+fn errors_with_short_quotations_and_without_checksums() -> Result<()> {
+    let nat = Nat::new("icmpshort")?;
+    let published = at(HOST, 5353);
+    for (client, web) in [(&nat.client, &nat.web), (&nat.shop, &nat.web), (&nat.side, &nat.web)] {
+        for checksum in [true, false] {
+            let datagram = |from, to| {
+                let packet = Packet::udp(from, to, &[7; 100]);
+                if checksum { packet } else { packet.without_checksum() }
+            };
+            let request = datagram(client.at(5000), published);
+            let arrived = client.reach(web, &request)?;
+            let answer = datagram(at(WEB, 53), arrived.from());
+            let answered = web.reach(client, &answer)?;
+            assert_eq!((answered.from(), answered.to()), (published, client.at(5000)));
+            for quote in [8, 20, 108] {
+                for (kind, rest) in [(PORT_UNREACHABLE, 0), ((3, 4), 1400), ((11, 1), 0)] {
+                    for (sent, seen, from, to) in
+                        [(&request, &arrived, web, client), (&answer, &answered, client, web)]
+                    {
+                        let got = from.reach(to, &seen.error(from.address, kind, (0, rest), quote))?;
+                        assert_eq!((got.kind(), got.destination), (kind, to.address));
+                        assert_eq!(got.payload[6..8], rest.to_be_bytes());
+                        let quoted = got.quoted()?;
+                        assert_eq!((quoted.from(), quoted.to()), (sent.from(), sent.to()));
+                        assert_eq!(quoted.payload[6..8] == [0, 0], !checksum);
+                        assert_eq!(quoted.payload[6..8], sent.payload[6..8]);
+                    }
+                }
+            }
+        }
+    }
+    // And of masqueraded ones.
+    for checksum in [true, false] {
+        let sent = Packet::udp(at(WEB, 40_001), at(CLIENT, 7001), &[7; 100]);
+        let sent = if checksum { sent } else { sent.without_checksum() };
+        let arrived = nat.web.reach(&nat.client, &sent)?;
+        for quote in [8, 108] {
+            let error = arrived.error(ROUTER, PORT_UNREACHABLE, (0, 0), quote);
+            let quoted = nat.client.reach(&nat.web, &error)?.quoted()?;
+            assert_eq!((quoted.from(), quoted.to()), (sent.from(), sent.to()));
+            assert_eq!(quoted.payload[6..8], sent.payload[6..8]);
+        }
+    }
+    nat.finish()
+}
+
+/// REQ-10b, REQ-10c, REQ-11: of all other messages, parameter problem passes, and nothing else in either direction: source
+/// quench and information requests must not, redirects and router advertisements would steer somebody else's hosts.
+#[test]
+fn req10_other_messages() -> Result<()> {
+    let nat = Nat::new("icmpreq10b")?;
+    let arrived = opened(&nat)?;
+    let came = nat.client.reach(&nat.web, &Packet::udp(at(CLIENT, 7001), arrived.from(), b"in"))?;
+    for kind in [4, 5, 9, 10, 13, 14, 15, 16, 17, 18, 30, 40, 42] {
+        nat.client.send(&arrived.error(ROUTER, (kind, 0), (0, 0), 60))?;
+        nat.web.send(&came.error(WEB, (kind, 0), (0, 0), 60))?;
+    }
+    let heard = [&nat.web, &nat.client].map(|station| station.hear(common::nat::QUIET, |_| true));
+    for heard in heard {
+        assert_eq!(heard?, None);
+    }
+    let problem = nat.client.reach(&nat.web, &arrived.error(ROUTER, (12, 0), (0x0800, 0), 60))?;
+    assert_eq!((problem.kind(), problem.quoted()?.from()), ((12, 0), at(WEB, 40_001)));
+    nat.finish()
+}
+
+/// REQ-10d, REQ-10e: what weft itself sends is as RFC 1812 section 4.3.2 asks: with precedence, quoting the packet as it
+/// was, never about an error or a later fragment.
+#[test]
+fn req10_errors_of_its_own() -> Result<()> {
+    let nat = Nat::new("icmpreq10d")?;
+    opened(&nat)?;
+    let expiring = Packet::udp(at(WEB, 40_001), at(CLIENT, 7001), &[7; 100]).with(|packet| packet.ttl = 1);
+    nat.web.send(&expiring)?;
+    let error = nat.web.expect("time exceeded")?;
+    assert_eq!((error.kind(), error.type_of_service), ((11, 0), 0xc0));
+    let quoted = error.quoted()?;
+    assert_eq!((quoted.from(), quoted.to(), quoted.ttl), (expiring.from(), expiring.to(), 1));
+    assert_eq!(quoted.payload[..8], expiring.payload[..8]);
+    let came = Packet::udp(at(CLIENT, 7001), at(WEB, 40_001), b"in");
+    let later = expiring.fragments(48).swap_remove(1);
+    for silent in [came.error(WEB, PORT_UNREACHABLE, (0, 0), 60).with(|packet| packet.ttl = 1), later] {
+        nat.web.send(&silent)?;
+    }
+    nat.web.expect_nothing("no error about these")?;
+    nat.client.expect_nothing("they end here")?;
     nat.finish()
 }

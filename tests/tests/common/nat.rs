@@ -121,6 +121,16 @@ impl Station {
         Ok(None)
     }
 
+    /// Everything that has come so far, whoever it is for.
+    pub fn overheard(&self) -> Result<Vec<Packet>> {
+        let mut buffer = vec![0; 65_536];
+        let mut packets = Vec::new();
+        while let Ok(length) = recv(self.ear.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            packets.push(Packet::parse(&buffer[..length])?);
+        }
+        Ok(packets)
+    }
+
     /// Forgets what has come so far.
     pub fn drain(&self) {
         let mut buffer = [0; 64];
@@ -166,6 +176,8 @@ impl Station {
 /// The host with everybody's stations.
 pub struct Nat {
     pub it: OneHost,
+    /// What the daemon was given.
+    pub file: String,
     pub web: Station,
     pub shop: Station,
     pub side: Station,
@@ -190,7 +202,7 @@ impl Nat {
         let side = Station::new(&it.other, SIDE)?;
         let client = Station::new(&it.client, CLIENT)?;
         let other = Station::beside_the_stack(&it.client, OTHER)?;
-        Ok(Self { it, web, shop, side, client, other })
+        Ok(Self { it, file, web, shop, side, client, other })
     }
 
     /// A number of the map `settings`.

@@ -19,6 +19,7 @@ pub struct Packet {
     pub source: Ipv4Addr,
     pub destination: Ipv4Addr,
     pub protocol: u8,
+    pub type_of_service: u8,
     pub ttl: u8,
     pub id: u16,
     pub dont_fragment: bool,
@@ -50,6 +51,7 @@ impl Packet {
             source,
             destination,
             protocol,
+            type_of_service: 0,
             ttl: 64,
             id: 0x1234,
             dont_fragment: true,
@@ -115,7 +117,20 @@ impl Packet {
         self
     }
 
-    pub fn from_port(&self) -> u16 {
+    /// A TCP segment with another sequence number.
+    pub fn sequence(self, number: u32) -> Self {
+        self.with(|packet| {
+            packet.payload[4..8].copy_from_slice(&number.to_be_bytes());
+            packet.fill_checksum();
+        })
+    }
+
+    /// A datagram without checksum (RFC 768).
+    pub fn without_checksum(self) -> Self {
+        self.with(|packet| packet.payload[6..8].fill(0))
+    }
+
+    pub fn source_port(&self) -> u16 {
         u16::from_be_bytes([self.payload[0], self.payload[1]])
     }
 
@@ -124,7 +139,7 @@ impl Packet {
     }
 
     pub fn from(&self) -> SocketAddrV4 {
-        SocketAddrV4::new(self.source, self.from_port())
+        SocketAddrV4::new(self.source, self.source_port())
     }
 
     pub fn to(&self) -> SocketAddrV4 {
@@ -197,7 +212,7 @@ impl Packet {
         let length = u16::try_from(header + self.payload.len()).expect("short");
         let fragment =
             self.offset | u16::from(self.more_fragments) << 13 | u16::from(self.dont_fragment) << 14;
-        let mut bytes = vec![0x40 | u8::try_from(header / 4).expect("short"), 0];
+        let mut bytes = vec![0x40 | u8::try_from(header / 4).expect("short"), self.type_of_service];
         bytes.extend(length.to_be_bytes());
         bytes.extend(self.id.to_be_bytes());
         bytes.extend(fragment.to_be_bytes());
@@ -224,6 +239,7 @@ impl Packet {
             source: address(12),
             destination: address(16),
             protocol: bytes[9],
+            type_of_service: bytes[1],
             ttl: bytes[8],
             id: u16::from_be_bytes([bytes[4], bytes[5]]),
             dont_fragment: fragment & 0x4000 != 0,
