@@ -1,5 +1,7 @@
 //! The programs in the kernel, with maps of their own, and running one on a packet.
 
+use std::time::Duration;
+
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray},
@@ -136,6 +138,13 @@ impl Run<'_> {
         let options =
             TestRunOptions { data_in: Some(self.frame), ctx_in: Some(&self.context), ..Default::default() };
         Ok(self.programs.program(self.program)?.test_run(options)?.return_value)
+    }
+
+    /// Runs the program once and answers how long it took, as the kernel measures it.
+    pub fn time(self) -> Result<Duration> {
+        let options =
+            TestRunOptions { data_in: Some(self.frame), ctx_in: Some(&self.context), ..Default::default() };
+        Ok(self.programs.program(self.program)?.test_run(options)?.duration)
     }
 
     /// Runs the program once. Fails where more than one counter has moved, or one that does not fit the verdict.

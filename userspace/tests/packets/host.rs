@@ -287,6 +287,11 @@ impl Host {
         self.container_sends_bytes(container, &frame.bytes())
     }
 
+    /// The same, and how long the program took.
+    pub fn container_sends_timed(&mut self, container: &Container, frame: &Frame) -> Result<Duration> {
+        self.programs.run(program::FROM_CONTAINER, &frame.bytes(), container.device)?.time()
+    }
+
     pub fn container_sends_bytes(&mut self, container: &Container, frame: &[u8]) -> Result<Outcome> {
         self.programs.run(program::FROM_CONTAINER, frame, container.device)?.outcome()
     }
