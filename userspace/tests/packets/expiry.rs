@@ -167,6 +167,26 @@ fn the_claim_is_held() -> Result {
     })
 }
 
+/// But not where it takes the room of a new one.
+#[test]
+fn a_full_table_ends_the_hold() -> Result {
+    with_sizes(&[(map::MAPPINGS, 2)], |host| {
+        for port in [PORT, PORT + 1] {
+            let frame = Frame::udp((A.address, port), (REMOTE, 53)).sent_by(&A);
+            host.container_sends(&A, &frame)?.took(Path::MasqueradeOut);
+        }
+        let new = Frame::udp((B.address, PORT), (REMOTE, 53)).sent_by(&B);
+        assert_eq!(host.expire_held_ports()?, 0, "a flow uses each");
+        assert_eq!(host.container_sends(&B, &new)?.drop, Some(DropReason::FlowTableFull));
+        host.age_flows(seconds(302))?;
+        assert_eq!(host.expire()?, 2);
+        assert_eq!(host.container_sends(&B, &new)?.drop, Some(DropReason::FlowTableFull));
+        assert_eq!(host.expire_held_ports()?, 2);
+        host.container_sends(&B, &new)?.took(Path::MasqueradeOut);
+        Ok(())
+    })
+}
+
 #[test]
 fn a_mapping_counts_its_flows() -> Result {
     with_host(|host| {

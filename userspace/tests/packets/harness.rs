@@ -22,6 +22,7 @@ const GROWTH: usize = 64;
 /// Where the fields that a test run may set lie in `struct __sk_buff` (linux/bpf.h, UAPI).
 mod sk_buff {
     pub const SIZE: usize = 192;
+    pub const MARK: usize = 8;
     pub const INGRESS_IFINDEX: usize = 36;
     pub const IFINDEX: usize = 40;
     pub const GSO_SEGS: usize = 164;
@@ -126,6 +127,11 @@ impl Run<'_> {
     /// The device that the packet came in by, where the hook is at egress.
     pub fn came_in_by(self, device: &str) -> Result<Self> {
         Ok(self.with(sk_buff::INGRESS_IFINDEX, if_nametoindex(device)?))
+    }
+
+    /// `skb->mark`.
+    pub fn mark(self, mark: u32) -> Self {
+        self.with(sk_buff::MARK, mark)
     }
 
     /// The packet stands for segments.

@@ -320,6 +320,12 @@ impl Host {
         self.programs.run(program::EXPIRE_FLOWS, &[0; 14], UPLINK)?.value()
     }
 
+    /// The same after flows had to be refused: no port is held.
+    pub fn expire_held_ports(&mut self) -> Result<u32> {
+        let frame = [0; 14];
+        self.programs.run(program::EXPIRE_FLOWS, &frame, UPLINK)?.mark(program::EXPIRE_HELD_PORTS).value()
+    }
+
     // What a test looks at.
 
     pub fn confirmed(&mut self) -> Result<HashMap<Tuple, Flow>> {
