@@ -68,10 +68,6 @@ fn a_port_is_held_after_its_last_flow() -> Result<()> {
         let held = nat.it.host.check(&format!("bpftool -j map dump pinned {}", mappings.display()))?;
         Ok(!held.contains("\"port\":20001") || try_port(&nat, &nat.side, 20_001, 3)? == Some(20_001))
     })?;
-    nat.finish()?;
-
-    let nat = Nat::new("holddefault")?;
-    assert_eq!(nat.setting("port_hold_ns")?, 120_000_000_000);
     nat.finish()
 }
 
@@ -79,6 +75,7 @@ fn a_port_is_held_after_its_last_flow() -> Result<()> {
 #[test]
 fn a_port_is_held_after_its_container_has_gone() -> Result<()> {
     let nat = Nat::new("holdgone")?;
+    assert_eq!(nat.setting("port_hold_ns")?, 120_000_000_000);
     assert_eq!(try_port(&nat, &nat.web, 20_001, 1)?, Some(20_001));
     let (start, rest) = nat.file.split_once("  web:\n").context("a service web")?;
     let (_, rest) = rest.split_once("  shop:\n").context("and shop behind it")?;
