@@ -8,6 +8,7 @@ use crate::{
         client::ask,
         protocol::{Reply, Request},
     },
+    model::Filtering,
     observe::NetworkView,
 };
 
@@ -62,6 +63,11 @@ fn options(network: &NetworkView) -> String {
     words.extend(network.internal.then(|| "internal".to_owned()));
     words.extend((!network.inter_container).then(|| "isolated-members".to_owned()));
     words.extend((!network.masquerade).then(|| "no-masquerade".to_owned()));
+    words.extend(match network.filtering {
+        Filtering::AddressAndPort => None,
+        Filtering::Address => Some("filtering=address".to_owned()),
+        Filtering::EndpointIndependent => Some("filtering=endpoint-independent".to_owned()),
+    });
     words.extend(network.vni.map(|vni| format!("vni={vni}")));
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }

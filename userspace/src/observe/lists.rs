@@ -29,6 +29,7 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
             internal: network.internal,
             inter_container: network.inter_container,
             masquerade: network.masquerade,
+            filtering: network.filtering,
             vni: network.vni(),
             vxlan: network.vxlan.clone(),
             endpoints: members(applied, name),

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{MacAddress, PortRange, Protocol},
+    model::{Filtering, MacAddress, PortRange, Protocol},
     providers::file::FileError,
     reconcile::problem::Problem,
 };
@@ -67,6 +67,8 @@ pub struct ConfigView {
     pub watched: bool,
     /// What is wrong with them.
     pub errors: Vec<FileError>,
+    /// What is allowed, but hardly meant.
+    pub warnings: Vec<String>,
 }
 
 /// A device that leads to the world.
@@ -153,6 +155,8 @@ pub struct NetworkView {
     pub inter_container: bool,
     /// Traffic to the world is masqueraded.
     pub masquerade: bool,
+    /// Whom masqueraded members hear uninvited.
+    pub filtering: Filtering,
     /// VXLAN network identifier.
     pub vni: Option<u32>,
     /// Vxlan device.

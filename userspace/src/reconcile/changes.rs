@@ -112,6 +112,7 @@ mod tests {
             internal: false,
             inter_container: true,
             masquerade: true,
+            filtering: Default::default(),
             mtu: None,
             bridge: "br-front".into(),
             vxlan: None,

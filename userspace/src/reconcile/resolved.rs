@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::{
-    model::{Driver, HostSettings, MacAddress, PortRange, Protocol},
+    model::{Driver, Filtering, HostSettings, MacAddress, PortRange, Protocol},
     netdev::{NamespaceIdentity, NamespaceRef},
 };
 
@@ -66,6 +66,8 @@ pub struct ResolvedNetwork {
     pub inter_container: bool,
     /// Traffic to the world is masqueraded.
     pub masquerade: bool,
+    /// Whom masqueraded members hear uninvited.
+    pub filtering: Filtering,
     /// MTU, where the user gave one.
     pub mtu: Option<u32>,
     /// Name of the bridge device.

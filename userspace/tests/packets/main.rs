@@ -25,6 +25,7 @@ mod malformed;
 mod mappings;
 mod masquerade;
 mod portmap;
+mod pressure;
 mod properties;
 mod spoofing;
 mod stack;

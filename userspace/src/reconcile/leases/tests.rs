@@ -29,6 +29,7 @@ fn network(subnet: Option<&str>) -> Network {
         internal: false,
         inter_container: true,
         masquerade: true,
+        filtering: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,
