@@ -153,6 +153,8 @@ fn teardown_leaves_nothing() -> Result<()> {
         host.container(name)?;
     }
     let web = host.container("last")?;
+    // The kernel says so a moment after the cable is plugged in.
+    within(WAIT, "the uplink has a carrier", || Ok(!host.ip("-br link show")?.contains("NO-CARRIER")))?;
     let before = host.ip("-br link show")?;
     let mut daemon = host.weft(&ONE_HOST.replace("netns: web", "netns: last"))?;
     assert_eq!(host.check("cat /proc/sys/net/ipv4/ip_forward")?.trim(), "1");

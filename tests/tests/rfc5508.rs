@@ -3,7 +3,8 @@
 mod common;
 
 use std::{
-    net::Ipv4Addr,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -13,6 +14,7 @@ use common::{
     nat::{CLIENT, HOST, Nat, OTHER, SIDE, WEB, at},
     packet::{Packet, SYN, checksum},
 };
+use tests::Lab;
 
 const PORT_UNREACHABLE: (u8, u8) = (3, 3);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
@@ -379,4 +381,54 @@ fn req10_errors_of_its_own() -> Result<()> {
     nat.web.expect_nothing("no error about these")?;
     nat.client.expect_nothing("they end here")?;
     nat.finish()
+}
+
+/// REQ-4, REQ-5, RFC 4787 REQ-12b, with everybody's own stack: behind a router that carries 1,300 bytes a container and its
+/// client find out, and megabytes arrive; through masquerade and through a published port, where the container is the one
+/// that has to send less, and its neighbour, the client by the same way.
+#[test]
+fn path_mtu_discovery_end_to_end() -> Result<()> {
+    let lab = Lab::new("pmtu")?;
+    let (near, far) = (lab.segment("192.0.2.0/24")?, lab.segment("198.51.100.0/24")?);
+    let host = lab.host("a")?.on(&near, "192.0.2.1/24")?.default_via("192.0.2.254")?;
+    let router = lab.host("router")?.on(&near, "192.0.2.254/24")?.on(&far, "198.51.100.254/24")?;
+    let client = lab.host("client")?.on(&far, "198.51.100.7/24")?.default_via("198.51.100.254")?;
+    router.sysctl("net.ipv4.ip_forward", "1")?;
+    router.ip("route replace 198.51.100.0/24 dev eth1 mtu lock 1300")?;
+    router.ip("route replace 192.0.2.0/24 dev eth0 mtu lock 1300")?;
+    let web = host.container("web")?;
+    let _daemon = host.weft(
+        "networks: { front: { ipam: { config: [ { subnet: 10.10.0.0/24 } ] } } }\n\
+         services:\n  web:\n    networks: { front: { ipv4_address: 10.10.0.10 } }\n    ports: [ \"8080:80\" ]\n    \
+         x-weft: { netns: web }\nx-weft: { uplinks: [ eth0 ] }\n",
+    )?;
+    let (_inside, _outside) = (web.serve_echo(80)?, client.serve_echo(7000)?);
+    for (from, to, server) in
+        [(&*web, at(Ipv4Addr::new(198, 51, 100, 7), 7000), &*client), (&*client, at(HOST, 8080), &*web)]
+    {
+        for namespace in [from, server] {
+            namespace.ip("route flush cache")?;
+        }
+        assert!(!web.ip("route get 198.51.100.7")?.contains("mtu 1300"), "known before");
+        let sent = tests::traffic::payload::pseudo_random(7, 4 << 20);
+        let received = from.inside(|| {
+            let mut stream = TcpStream::connect_timeout(&to.into(), Duration::from_secs(5))?;
+            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+            let mut back = stream.try_clone()?;
+            let mut received = vec![0; sent.len()];
+            std::thread::scope(|scope| -> Result<()> {
+                let writer = scope.spawn(|| stream.write_all(&sent));
+                back.read_exact(&mut received)?;
+                Ok(writer.join().expect("the writer")?)
+            })?;
+            Ok(received)
+        })?;
+        assert!(received == sent, "other bytes than were sent to {to}");
+        let web_way = web.ip("route get 198.51.100.7")?;
+        assert!(web_way.contains("mtu 1300"), "the container was not told: {web_way}");
+        let client_way = client.ip("route get 192.0.2.1")?;
+        assert!(client_way.contains("mtu 1300"), "the client was not told: {client_way}");
+    }
+    lab.finish()
 }
