@@ -58,7 +58,7 @@ pub fn enter(packet: &Packet, parsed: &mut Parsed, uplink: &Device) -> Outcome<O
     if matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) {
         return Err(DropReason::UnrelatedIcmp);
     }
-    if uplink.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(uplink.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     let endpoint = maps::endpoint(flow.network, &inside.local)
@@ -86,7 +86,7 @@ pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<O
     if flow.kind == FlowKind::TURN_BACK || flow.uplink == 0 {
         return Err(DropReason::UnrelatedIcmp);
     }
-    if device.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     rewrite(*packet, parsed, quoted, &flow.outside)?;

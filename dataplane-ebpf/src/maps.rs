@@ -133,7 +133,7 @@ pub fn is_host_address(address: &Address) -> bool {
     unsafe { ADDRESSES.get(address) }.is_some()
 }
 
-/// The publication of a host port: that of the very address wins over the wildcard's.
+/// The publication of a host port: that of the very address wins over its family's wildcard.
 #[inline(never)]
 pub fn publication<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a Publication> {
     // Most packets that ask are for no published port: the bit says so for a tenth of what the two walks cost.
@@ -145,7 +145,8 @@ pub fn publication<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a
     if let Some(publication) = PUBLISHED.get(&key) {
         return Some(publication);
     }
-    key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, &Address::UNSPECIFIED, port));
+    let any = if address.is_v4() { &Address::V4_UNSPECIFIED } else { &Address::UNSPECIFIED };
+    key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, any, port));
     PUBLISHED.get(&key)
 }
 

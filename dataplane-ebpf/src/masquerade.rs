@@ -32,7 +32,7 @@ const OVERLAPPING_ATTEMPTS: u32 = 512;
 /// A packet of a masqueraded flow on its way out.
 #[inline(always)]
 pub fn leave(packet: &Packet, parsed: &Parsed, device: &Device, flow: &Flow) -> Outcome<Verdict> {
-    if device.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     fits(packet, parsed, device, flow.uplink)?;
@@ -62,7 +62,7 @@ fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outco
 #[inline(always)]
 pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
     let packet = &packet;
-    if device.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     flows::may_open(parsed)?;
@@ -135,7 +135,7 @@ pub fn accept(packet: Packet, parsed: &Parsed, uplink: &Device, claim: &Index) -
     let endpoint = claimant(claim).ok_or(DropReason::Filtered)?;
     filter(endpoint.flags, &parsed.tuple)?;
     flows::may_open(parsed)?;
-    if uplink.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(uplink.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     enter_from_outside(&parsed.tuple, endpoint, claim, FlowKind::MASQUERADE, packet.device())?;

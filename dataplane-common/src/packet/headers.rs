@@ -360,6 +360,26 @@ pub struct Arp {
     pub target_address: Be32,
 }
 
+/// An option of neighbour discovery with a link-layer address (RFC 4861 section 4.6.1); others are longer or shorter.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct NeighbourOption {
+    /// Type.
+    pub kind: u8,
+    /// Length in units of eight bytes.
+    pub length: u8,
+    /// Link-layer address, in an option of the two kinds below.
+    pub mac: MacAddress,
+}
+
+impl NeighbourOption {
+    /// Type: link-layer address of the sender.
+    pub const SOURCE: u8 = 1;
+    /// Type: link-layer address of the target.
+    pub const TARGET: u8 = 2;
+}
+
+const _: () = assert!(size_of::<NeighbourOption>() == 8);
 const _: () = assert!(size_of::<Ethernet>() == Ethernet::LENGTH);
 const _: () = assert!(size_of::<Ipv4>() == Ipv4::LENGTH);
 const _: () = assert!(size_of::<Ipv6>() == Ipv6::LENGTH);

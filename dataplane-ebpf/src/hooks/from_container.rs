@@ -2,7 +2,9 @@
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, FlowKind, Path, flags},
-    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, icmpv6, protocol},
+    packet::{
+        Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, NeighbourOption, icmpv6, protocol,
+    },
 };
 
 use crate::{
@@ -14,6 +16,9 @@ use crate::{
     turn_back,
     verdict::{Outcome, Verdict},
 };
+
+/// Options of a neighbour discovery message that are looked at.
+const MOST_NEIGHBOUR_OPTIONS: u32 = 2;
 
 #[inline(always)]
 pub fn run(packet: &Packet) -> Outcome<Verdict> {
@@ -131,19 +136,47 @@ fn neighbour_discovery(
     device: &Device,
     link_local: &Address,
 ) -> Outcome<()> {
+    let target = parsed.transport() + size_of::<Icmp>();
     match packet.read::<Icmp>(parsed.transport())?.kind {
         icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => Err(DropReason::SpoofedAddress),
+        icmpv6::ROUTER_SOLICITATION => link_layer_addresses(packet, target, device),
+        icmpv6::NEIGHBOUR_SOLICITATION => {
+            link_layer_addresses(packet, target + size_of::<Address>(), device)
+        }
         icmpv6::NEIGHBOUR_ADVERTISEMENT => {
-            let target = parsed.transport() + size_of::<Icmp>();
             packet.linearise(target + size_of::<Address>());
-            let target = packet.read::<Address>(target)?;
-            if *target == device.address_v6 || *target == *link_local {
-                Ok(())
-            } else {
-                Err(DropReason::SpoofedAddress)
+            let advertised = packet.read::<Address>(target)?;
+            if *advertised != device.address_v6 && *advertised != *link_local {
+                return Err(DropReason::SpoofedAddress);
             }
+            link_layer_addresses(packet, target + size_of::<Address>(), device)
         }
         _ => Ok(()),
+    }
+}
+
+/// As the sender's MAC address in ARP: the container's own. Hosts send one option, or two.
+#[inline(always)]
+fn link_layer_addresses(packet: &Packet, first: usize, device: &Device) -> Outcome<()> {
+    let mut at = first;
+    let mut count = 0;
+    while count < MOST_NEIGHBOUR_OPTIONS {
+        count += 1;
+        packet.linearise(at + size_of::<NeighbourOption>());
+        let Ok(option) = packet.read::<NeighbourOption>(at) else { return Ok(()) };
+        if option.length == 0 {
+            return Err(DropReason::Malformed);
+        }
+        if matches!(option.kind, NeighbourOption::SOURCE | NeighbourOption::TARGET)
+            && (option.length != 1 || option.mac != device.mac)
+        {
+            return Err(DropReason::SpoofedMac);
+        }
+        at += option.length as usize * 8;
+    }
+    match packet.length() as usize > at {
+        true => Err(DropReason::Malformed),
+        false => Ok(()),
     }
 }
 
@@ -252,7 +285,6 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdic
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
         // An internal network has the host, not what the host publishes.
         Some(_) if device.flags & flags::INTERNAL != 0 => Err(DropReason::Internal),
-        Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::Host)),
         Some(publication) => portmap::open(*packet, parsed, &from, publication),
         None => match maps::index(&parsed.tuple.claim()) {
             Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::Host)),

@@ -89,8 +89,6 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
-        // There is no translation between the families.
-        Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::NotOurs)),
         Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
         // A gateway of weft's networks: `to_uplink` lets no answer of that name out.
         Some(_) if maps::subnet(&tuple.local).is_some() => Err(DropReason::DirectRouting),

@@ -43,7 +43,9 @@ pub(super) struct Network {
     pub internal: Option<Located<Flag>>,
     /// Accepted for Compose; every weft network can be attached to.
     pub attachable: Ignored,
-    /// Not supported yet.
+    /// Members have IPv4 addresses; the default.
+    pub enable_ipv4: Option<Located<Flag>>,
+    /// Members have IPv6 addresses; not the default.
     pub enable_ipv6: Option<Located<Flag>>,
     /// Accepted for Compose and ignored.
     pub labels: Ignored,
@@ -91,7 +93,7 @@ pub(super) struct Ipam {
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = compose_fields("IpamConfig"))]
 pub(super) struct IpamConfig {
-    /// The subnet, as in `10.10.0.0/24`.
+    /// The subnet, as in `10.10.0.0/24` or `fd00:10::/64`.
     pub subnet: Option<Located<String>>,
     /// The bridge's own address; by default the first of the subnet.
     pub gateway: Option<Located<String>>,
@@ -153,9 +155,9 @@ pub(super) enum ServiceNetworks {
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = compose_fields("ServiceNetwork"))]
 pub(super) struct ServiceNetwork {
-    /// Address in the network; given out by weft when absent.
+    /// IPv4 address in the network; given out by weft when absent.
     pub ipv4_address: Option<Located<String>>,
-    /// Not supported yet.
+    /// IPv6 address in the network; given out by weft when absent.
     pub ipv6_address: Option<Located<String>>,
     /// MAC address of the interface.
     pub mac_address: Option<Located<String>>,
@@ -254,8 +256,12 @@ pub(super) struct Peer {
 pub(super) struct PeerEndpoint {
     /// Its name.
     pub name: Located<String>,
-    /// Its address in the overlay network.
-    pub ipv4_address: Located<String>,
+    /// Its IPv4 address in the overlay network; one of the two is needed.
+    #[serde(default)]
+    pub ipv4_address: Option<Located<String>>,
+    /// Its IPv6 address in the overlay network.
+    #[serde(default)]
+    pub ipv6_address: Option<Located<String>>,
     /// Its MAC address in the overlay network.
     pub mac_address: Located<String>,
 }

@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration}
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use super::Family;
+
 /// Everything one host is asked to be. Providers yield it whole; nothing in it is relative to an earlier state.
 ///
 /// Addresses, MAC addresses and host ports that the user left open are `None` here; `reconcile::leases` fills them.
@@ -25,7 +27,11 @@ pub struct DesiredState {
 pub struct Network {
     /// Bridge or overlay.
     pub driver: Driver,
-    /// Subnets, at most one for each address family; none given means weft picks an IPv4 one.
+    /// Members have IPv4 addresses (`enable_ipv4`).
+    pub enable_ipv4: bool,
+    /// Members have IPv6 addresses (`enable_ipv6`).
+    pub enable_ipv6: bool,
+    /// Subnets, at most one for each enabled address family; weft picks one where none is given.
     pub subnets: Vec<Subnet>,
     /// Nothing but the members and the host itself is reachable.
     pub internal: bool,
@@ -39,6 +45,21 @@ pub struct Network {
     pub bridge_name: Option<String>,
     /// Host address of publications that name none (`com.docker.network.bridge.host_binding_ipv4`).
     pub host_binding: Option<IpAddr>,
+}
+
+impl Network {
+    /// Whether its members have addresses of this family.
+    pub const fn has(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.enable_ipv4,
+            Family::V6 => self.enable_ipv6,
+        }
+    }
+
+    /// The subnet that the user gave it.
+    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| Family::of(subnet.range.ip()) == family)
+    }
 }
 
 /// How a network reaches other hosts.
@@ -105,7 +126,7 @@ pub enum ContainerNamespace {
 pub struct Attachment {
     /// IPv4 address; `None`: leased.
     pub ipv4_address: Option<std::net::Ipv4Addr>,
-    /// IPv6 address; `None`: leased where the network has an IPv6 subnet.
+    /// IPv6 address; `None`: leased where the network has IPv6.
     pub ipv6_address: Option<std::net::Ipv6Addr>,
     /// MAC address; `None`: chosen once and kept.
     pub mac_address: Option<MacAddress>,
@@ -115,12 +136,22 @@ pub struct Attachment {
     pub gateway_priority: i32,
 }
 
+impl Attachment {
+    /// The address that the user gave it.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.ipv4_address.map(IpAddr::V4),
+            Family::V6 => self.ipv6_address.map(IpAddr::V6),
+        }
+    }
+}
+
 /// Host ports that lead to a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Host address; `None`: every address of the host.
+    /// Host address; `0.0.0.0` or `::`: every one of that family; `None`: every one of both.
     pub host_address: Option<IpAddr>,
     /// Host ports.
     pub host_ports: HostPorts,

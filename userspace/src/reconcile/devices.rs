@@ -1,8 +1,8 @@
 //! Bridges and vxlan devices: the slow path of each network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use super::{
     facts::UplinkFact,
@@ -10,7 +10,7 @@ use super::{
     leases::Leases,
     names::{self, Owner},
     problem::Problem,
-    resolved::{EndpointId, ResolvedNetwork, ResolvedState},
+    resolved::{EndpointId, ResolvedNetwork, ResolvedState, ResolvedSubnet},
     tables::vxlan_port,
 };
 use crate::{
@@ -35,15 +35,12 @@ pub fn mtu(network: &ResolvedNetwork, uplinks: &[UplinkFact]) -> u32 {
     network.mtu.unwrap_or(uplink.saturating_sub(overhead).min(LARGEST_MTU))
 }
 
-/// How the MAC addresses of bridges begin.
-const BRIDGE_MAC_PREFIX: [u8; 2] = [0x02, 0x42];
-
 /// The bridge's MAC address, made from the gateway address: every host of an overlay has the same gateway, so that a
 /// container that hears two answers to its ARP request has the right one either way.
 pub fn bridge_mac(network: &ResolvedNetwork) -> MacAddress {
-    let [a, b, c, d] = network.gateway.octets();
-    let [first, second] = BRIDGE_MAC_PREFIX;
-    MacAddress([first, second, a, b, c, d])
+    // A network has at least one of the two.
+    let gateway = network.subnets.iter().next().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |first| first.gateway);
+    names::mac_of_address(gateway)
 }
 
 /// Makes what is missing and puts right what is not as it must be. Answers whether anything was changed.
@@ -95,12 +92,15 @@ async fn ensure_one(
             ensured.ifindex
         }
     };
+    if network.subnets.v6.is_some() {
+        netdev::sysctl::ensure_ipv6_of_bridge(&spec.name)?;
+    }
     changed |= ensure_gateway(network, bridge, netlink, kernel).await?;
     let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
     let Some(local) = vtep else {
         problems.push(Problem::new(
             format!("network {name}"),
-            "this host has no tunnel address: set x-weft.vtep, or give the uplink an IPv4 address",
+            "this host has no tunnel address: set x-weft.vtep, or give the uplink an address",
         ));
         return Ok(changed);
     };
@@ -127,21 +127,20 @@ async fn ensure_gateway(
     netlink: &Netlink,
     kernel: &Kernel,
 ) -> netdev::Result<bool> {
-    // The prefix was the subnet's, so it is valid.
-    let Ok(gateway) = Ipv4Network::new(network.gateway, network.subnet.prefix()) else { return Ok(false) };
-    let wanted = IpNetwork::V4(gateway);
+    let wanted: Vec<IpNetwork> =
+        network.subnets.iter().filter_map(ResolvedSubnet::gateway_in_range).collect();
     let present: Vec<IpNetwork> = kernel
         .addresses
         .iter()
-        .filter(|address| address.ifindex == bridge && address.address.is_ipv4())
+        .filter(|address| address.ifindex == bridge && (address.address.is_ipv4() || address.global))
         .map(|address| address.address)
         .collect();
     let mut changed = false;
-    if !present.contains(&wanted) {
-        changed |= netlink.ensure_address(bridge, wanted).await?;
+    for missing in wanted.iter().filter(|address| !present.contains(address)) {
+        changed |= netlink.ensure_address(bridge, *missing).await?;
     }
     // A gateway that was configured before.
-    for old in present.into_iter().filter(|address| *address != wanted) {
+    for old in present.into_iter().filter(|address| !wanted.contains(address)) {
         changed |= netlink.remove_address(bridge, old).await?;
     }
     Ok(changed)
@@ -177,7 +176,7 @@ pub fn unmarked<'a>(links: &'a [Link], leases: &Leases) -> Vec<&'a Link> {
         LinkKind::Bridge(bridge) => {
             // Its address is made from the gateway's ([`bridge_mac`]); by default a bridge snoops.
             !bridge.multicast_snooping
-                && link.mac_address.is_some_and(|mac| mac.0.starts_with(&BRIDGE_MAC_PREFIX))
+                && link.mac_address.is_some_and(|mac| mac.0.starts_with(&names::MAC_PREFIX))
         }
         LinkKind::Vxlan(_) => link.name.starts_with(names::VXLAN_PREFIX),
         LinkKind::Veth(_) => link.name.starts_with(names::VETH_PREFIX),

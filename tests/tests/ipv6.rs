@@ -1,0 +1,198 @@
+//! IPv6 everywhere IPv4 is: the same scenarios in networks with both families, and with IPv6 alone.
+
+mod common;
+
+use anyhow::Result;
+use common::{drops, number, packets};
+use tests::{Container, Daemon, Host, Lab, Namespace, lab::namespace::labtool_result};
+
+/// A host with both families on its uplink, a client outside, and the networks of [`FILE`].
+struct Dual {
+    lab: Lab,
+    host: Host,
+    client: Host,
+    web: Container,
+    shop: Container,
+    other: Container,
+    db: Container,
+    old: Container,
+    daemon: Daemon,
+}
+
+/// `front`: both families. `only`: IPv6 alone, its subnet leased. `back`: internal. `four`: IPv4 alone.
+const FILE: &str = r#"
+name: suite
+networks:
+  front: { enable_ipv6: true, ipam: { config: [ { subnet: 10.10.0.0/24 }, { subnet: "fd00:10::/64" } ] } }
+  only: { enable_ipv4: false, enable_ipv6: true }
+  back: { internal: true, enable_ipv6: true, ipam: { config: [ { subnet: "fd00:11::/64" } ] } }
+  four: { ipam: { config: [ { subnet: 10.14.0.0/24 } ] } }
+services:
+  web:
+    networks: { front: { ipv4_address: 10.10.0.10, ipv6_address: "fd00:10::10" } }
+    ports:
+      - "8080:80"
+      - "[::1]:8443:80"
+      - "[2001:db8::1]:8081:80"
+      - "0.0.0.0:8084:80"
+      - "10000-10009:20000-20009"
+      - "5353:53/udp"
+    x-weft: { netns: web }
+  shop:
+    networks: { front: { ipv6_address: "fd00:10::11" }, back: { ipv6_address: "fd00:11::11" } }
+    x-weft: { netns: shop }
+  other: { networks: [ only ], x-weft: { netns: other } }
+  db: { networks: { back: { ipv6_address: "fd00:11::12" } }, x-weft: { netns: db } }
+  old: { networks: [ four ], ports: [ "8090:80" ], x-weft: { netns: old } }
+x-weft: { uplinks: [ eth0 ] }
+"#;
+
+impl Dual {
+    fn new(title: &str) -> Result<Self> {
+        let lab = Lab::new(title)?;
+        let wire = lab.segment("192.0.2.0/24")?;
+        let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+        let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+        for (at, address) in [(&host, "2001:db8::1"), (&client, "2001:db8::100")] {
+            at.ip(&format!("addr add {address}/64 dev eth0 nodad"))?;
+        }
+        host.ip("route add default via 2001:db8::100")?;
+        let [web, shop, other] = [host.container("web")?, host.container("shop")?, host.container("other")?];
+        let [db, old] = [host.container("db")?, host.container("old")?];
+        let daemon = host.weft(FILE)?;
+        Ok(Self { lab, host, client, web, shop, other, db, old, daemon })
+    }
+
+    /// The IPv6 address that a container has leased.
+    fn address_of(container: &Container) -> Result<String> {
+        let shown = container.ip_json("-6 addr show dev eth0 scope global")?;
+        Ok(shown[0]["addr_info"][0]["local"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+/// 32 MiB by TCP; the hashes of both ends must be the same.
+fn bulk(from: &Namespace, to: &Namespace, address: &str) -> Result<()> {
+    let mut receiver = to.serve("tcp-receive [::]:9")?;
+    let sent = from.labtool(&format!("tcp-send {address} --bytes 33554432"))?;
+    let received = labtool_result(&mut receiver, common::LIMIT)?;
+    assert_eq!((number(&received, "bytes"), &received["sha256"]), (33_554_432, &sent["sha256"]));
+    Ok(())
+}
+
+/// Members, host and gateway reach one another from the first packet on, by the fast path.
+#[test]
+fn members_and_host_reach_each_other() -> Result<()> {
+    let it = Dual::new("v6members")?;
+    let before = packets(&it.daemon, "bridge")?;
+    assert!(it.web.pings("fd00:10::11")?);
+    assert!(it.shop.pings("fd00:10::10")?);
+    assert!(packets(&it.daemon, "bridge")? >= before + 4, "the fast path carried it");
+    assert!(it.web.pings("fd00:10::1")?, "the gateway");
+    assert!(it.web.pings("2001:db8::1")?, "the host's other address");
+    assert!(it.host.pings("fd00:10::10")?);
+    assert!(it.db.pings("fd00:11::1")?, "an internal network has its host");
+    assert!(it.host.pings("fd00:11::12")?);
+    assert!(it.web.pings("10.10.0.1")? && it.old.pings("10.14.0.1")?, "IPv4 is what it was");
+    // A leased address and subnet; no IPv4 where there is to be none.
+    let address = Dual::address_of(&it.other)?;
+    assert!(address.starts_with("fd") && it.host.pings(&address)?, "{address}");
+    assert_eq!(it.other.ip("-4 addr show dev eth0")?, "");
+    // Not from network to network, and not into an IPv4 network.
+    assert!(!it.other.pings("fd00:10::10")?);
+    assert!(!it.web.pings(&address)?);
+    assert!(drops(&it.daemon, "isolated")? > 0);
+    // Every byte arrives.
+    bulk(&it.web, &it.shop, "[fd00:10::11]:9")?;
+    it.lab.finish()
+}
+
+/// The world sees the uplink's global address, and answers come back.
+#[test]
+fn masquerade() -> Result<()> {
+    let it = Dual::new("v6masquerade")?;
+    let _server = it.client.serve_whoami(7000)?;
+    for container in [&it.web, &it.other] {
+        for protocol in ["tcp", "udp"] {
+            let seen = container.whoami(protocol, "[2001:db8::100]:7000")?;
+            assert_eq!(seen.ip().to_string(), "2001:db8::1", "{} {protocol}", container.name());
+        }
+        assert!(container.pings("2001:db8::100")?, "{}", container.name());
+    }
+    assert!(packets(&it.daemon, "masquerade_out")? > 8 && packets(&it.daemon, "masquerade_in")? > 8);
+    assert!(!it.db.pings("2001:db8::100")?, "an internal network does not reach the world");
+    assert_eq!(it.web.whoami("tcp", "192.0.2.100:7000")?.ip().to_string(), "192.0.2.1", "as ever by IPv4");
+    // A closed port is told to the sender, through the translation.
+    let refused = it.web.labtool("udp-send [2001:db8::100]:10 --count 200");
+    assert!(refused.is_err_and(|error| format!("{error:#}").contains("Connection refused")));
+    assert!(packets(&it.daemon, "icmp_error")? > 0);
+    // Bulk both ways, and datagrams in fragments.
+    bulk(&it.web, &it.client, "[2001:db8::100]:9")?;
+    let _echo = it.client.serve_echo(11)?;
+    let report = it.web.labtool("udp-ping [2001:db8::100]:11 --count 50 --size 4000")?;
+    assert_eq!(number(&report, "received"), 50, "{report}");
+    it.lab.finish()
+}
+
+/// Every form of publication, from everywhere, with the client's address kept.
+#[test]
+fn published_ports() -> Result<()> {
+    let it = Dual::new("v6ports")?;
+    let _web = it.web.serve_whoami(80)?;
+    let _dns = it.web.serve_whoami(53)?;
+    let _range = it.web.serve_whoami(20003)?;
+    let _old = it.old.serve_whoami(80)?;
+    let other = Dual::address_of(&it.other)?;
+    // (from, protocol, to, the client that the container sees)
+    let cases = [
+        (&*it.client, "tcp", "[2001:db8::1]:8080", "2001:db8::100"),
+        (&*it.client, "tcp", "[2001:db8::1]:8081", "2001:db8::100"),
+        (&*it.client, "tcp", "[2001:db8::1]:10003", "2001:db8::100"),
+        (&*it.client, "udp", "[2001:db8::1]:5353", "2001:db8::100"),
+        (&*it.client, "tcp", "192.0.2.1:8080", "192.0.2.100"),
+        (&*it.client, "tcp", "192.0.2.1:8084", "192.0.2.100"),
+        (&*it.shop, "tcp", "[2001:db8::1]:8080", "fd00:10::11"),
+        (&*it.shop, "tcp", "[fd00:10::1]:8080", "fd00:10::11"),
+        (&*it.shop, "udp", "[fd00:10::1]:5353", "fd00:10::11"),
+        (&*it.other, "tcp", "[2001:db8::1]:8080", &other),
+        (&*it.other, "udp", "[2001:db8::1]:5353", &other),
+        (&*it.web, "tcp", "[2001:db8::1]:8080", "fd00:10::1"),
+        (&*it.web, "udp", "[2001:db8::1]:5353", "fd00:10::1"),
+        (&*it.host, "tcp", "[::1]:8080", "fd00:10::1"),
+        (&*it.host, "udp", "[::1]:5353", "fd00:10::1"),
+        (&*it.host, "tcp", "[::1]:8443", "fd00:10::1"),
+        (&*it.host, "tcp", "[2001:db8::1]:8080", "fd00:10::1"),
+        (&*it.host, "tcp", "127.0.0.1:8080", "10.10.0.1"),
+        // What has only IPv4 is reached by the host's own [::1], as by Docker's proxy.
+        (&*it.host, "tcp", "[::1]:8090", "10.14.0.1"),
+    ];
+    for (from, protocol, to, expected) in &cases {
+        let seen = from.whoami(protocol, to)?;
+        assert_eq!(seen.ip().to_string(), *expected, "{} -> {protocol} {to}", from.name());
+    }
+    // Not published here, or not for this family.
+    for (from, to) in [
+        (&*it.client, "[2001:db8::1]:8443"),
+        (&*it.client, "[2001:db8::1]:8084"),
+        (&*it.client, "192.0.2.1:8081"),
+        (&*it.client, "[2001:db8::1]:8090"),
+        (&*it.client, "[2001:db8::1]:80"),
+        (&*it.db, "[fd00:11::1]:8080"),
+    ] {
+        assert!(from.whoami("tcp", to).is_err(), "{} reaches {to}", from.name());
+    }
+    for path in ["portmap_in", "portmap_out", "hairpin_in", "hairpin_out", "host_socket"] {
+        assert!(packets(&it.daemon, path)? > 0, "{path} never moved");
+    }
+    // It belongs to its container.
+    let bound = it.host.run("timeout 2 nc -6 -l ::1 8080 < /dev/null || timeout 2 socat -u TCP6-LISTEN:8080,bind=[::1] -")?;
+    assert!(!bound.ok() && bound.stderr.contains("in use"), "{}", bound.stderr);
+    // Datagrams in fragments, both ways.
+    let _echo = it.web.serve_echo(20005)?;
+    let report = it.client.labtool("udp-ping [2001:db8::1]:10005 --count 50 --size 4000")?;
+    assert_eq!(number(&report, "received"), 50, "{report}");
+    // A direct route to the container's network is no way in.
+    it.client.ip("route add fd00:10::/64 via 2001:db8::1")?;
+    assert!(!it.client.pings("fd00:10::10")?);
+    assert!(drops(&it.daemon, "direct_routing")? > 0);
+    it.lab.finish()
+}
