@@ -37,6 +37,7 @@ services:
       - "0.0.0.0:8084:80"
       - "10000-10009:20000-20009"
       - "5353:53/udp"
+      - "12000:12000/udp"
     x-weft: { netns: web }
   shop:
     networks: { front: { ipv6_address: "fd00:10::11" }, back: { ipv6_address: "fd00:11::11" } }
@@ -187,8 +188,8 @@ fn published_ports() -> Result<()> {
     let bound = it.host.run("timeout 2 nc -6 -l ::1 8080 < /dev/null || timeout 2 socat -u TCP6-LISTEN:8080,bind=[::1] -")?;
     assert!(!bound.ok() && bound.stderr.contains("in use"), "{}", bound.stderr);
     // Datagrams in fragments, both ways.
-    let _echo = it.web.serve_echo(20005)?;
-    let report = it.client.labtool("udp-ping [2001:db8::1]:10005 --count 50 --size 4000")?;
+    let _echo = it.web.serve_echo(12000)?;
+    let report = it.client.labtool("udp-ping [2001:db8::1]:12000 --count 50 --size 4000")?;
     assert_eq!(number(&report, "received"), 50, "{report}");
     // A direct route to the container's network is no way in.
     it.client.ip("route add fd00:10::/64 via 2001:db8::1")?;
