@@ -360,6 +360,11 @@ pub struct Arp {
     pub target_address: Be32,
 }
 
+impl Arp {
+    /// [`Self::operation`] of a request (RFC 826).
+    pub const REQUEST: u16 = 1;
+}
+
 /// An option of neighbour discovery with a link-layer address (RFC 4861 section 4.6.1); others are longer or shorter.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
