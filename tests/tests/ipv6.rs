@@ -2,8 +2,14 @@
 
 mod common;
 
+use std::time::Duration;
+
 use anyhow::Result;
-use common::{drops, number, packets};
+use common::{
+    drops,
+    fragments::{COUNT, Fragments},
+    number, packets, within,
+};
 use tests::{Container, Daemon, Host, Lab, Namespace, lab::namespace::labtool_result};
 
 /// A host with both families on its uplink, a client outside, and the networks of [`FILE`].
@@ -50,6 +56,10 @@ x-weft: { uplinks: [ eth0 ] }
 
 impl Dual {
     fn new(title: &str) -> Result<Self> {
+        Self::with(title, FILE)
+    }
+
+    fn with(title: &str, file: &str) -> Result<Self> {
         let lab = Lab::new(title)?;
         let wire = lab.segment("192.0.2.0/24")?;
         let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
@@ -60,7 +70,7 @@ impl Dual {
         host.ip("route add default via 2001:db8::100")?;
         let [web, shop, other] = [host.container("web")?, host.container("shop")?, host.container("other")?];
         let [db, old] = [host.container("db")?, host.container("old")?];
-        let daemon = host.weft(FILE)?;
+        let daemon = host.weft(file)?;
         Ok(Self { lab, host, client, web, shop, other, db, old, daemon })
     }
 
@@ -195,5 +205,108 @@ fn published_ports() -> Result<()> {
     it.client.ip("route add fd00:10::/64 via 2001:db8::1")?;
     assert!(!it.client.pings("fd00:10::10")?);
     assert!(drops(&it.daemon, "direct_routing")? > 0);
+    it.lab.finish()
+}
+
+/// Fragments in every order, by the ways that need ports and by those that do not.
+#[test]
+fn fragments_pass_in_every_order() -> Result<()> {
+    let it = Dual::new("v6frags")?;
+    let tool = Fragments::new(&it.lab)?;
+    tool.exchange(&it.web, &it.client, "2001:db8::100", (9001, 9001))?;
+    assert!(packets(&it.daemon, "fragment_waits")? > 0, "nothing waited");
+    tool.exchange(&it.client, &it.web, "2001:db8::1", (12000, 12000))?;
+    tool.exchange(&it.other, &it.web, "2001:db8::1", (12000, 12000))?;
+    tool.exchange(&it.shop, &it.web, "fd00:10::10", (12000, 12000))?;
+    tool.exchange(&it.host, &it.web, "fd00:10::10", (12000, 12000))?;
+    for order in ["012", "210", "120", "22110"] {
+        let answered = tool.ping(&it.web, "2001:db8::100", order, COUNT)?;
+        assert_eq!(answered, COUNT, "echo in order {order}");
+    }
+    assert_eq!(drops(&it.daemon, "fragment")?, 0);
+    // What has no first is dropped and counted.
+    assert_eq!(tool.ask(&it.web, "2001:db8::100", 9001, "12345", 1)?, 0);
+    within(Duration::from_secs(2), "they are dropped", || Ok(drops(&it.daemon, "fragment")? == 10))?;
+    it.lab.finish()
+}
+
+/// Members that may not talk to one another reach what the other publishes, for the bridge answers neighbour discovery.
+#[test]
+fn isolated_members_reach_published_ports() -> Result<()> {
+    let isolated = FILE.replace(
+        "  front: { enable_ipv6: true,",
+        "  front: { driver_opts: { com.docker.network.bridge.enable_icc: \"false\" }, enable_ipv6: true,",
+    );
+    let it = Dual::with("v6isolated", &isolated)?;
+    let _web = it.web.serve_whoami(80)?;
+    let _dns = it.web.serve_whoami(53)?;
+    for (protocol, to) in
+        [("tcp", "[2001:db8::1]:8080"), ("tcp", "[fd00:10::1]:8080"), ("udp", "[2001:db8::1]:5353")]
+    {
+        assert_eq!(it.shop.whoami(protocol, to)?.ip().to_string(), "fd00:10::11", "{protocol} {to}");
+    }
+    assert!(it.shop.whoami("tcp", "[fd00:10::10]:80").is_err(), "icc is off");
+    assert!(drops(&it.daemon, "inter_container_disabled")? > 0);
+    assert!(it.web.pings("fd00:10::1")? && it.web.pings("2001:db8::100")?);
+    for damage in ["sysctl -w net.ipv6.conf.br-front.proxy_ndp=0", "ip neigh del proxy fd00:10::11 dev br-front"] {
+        it.host.check(damage)?;
+        within(Duration::from_secs(12), "the bridge answers again", || {
+            it.web.check("ip neigh flush dev eth0")?;
+            Ok(it.shop.whoami("tcp", "[2001:db8::1]:8080").is_ok())
+        })?;
+    }
+    it.lab.finish()
+}
+
+/// A client that shares a network with the container, but not the one that its published ports lead to.
+#[test]
+fn published_ports_of_a_neighbour_elsewhere() -> Result<()> {
+    let both = FILE.replace(
+        "ipv6_address: \"fd00:10::10\" } }\n",
+        "ipv6_address: \"fd00:10::10\" }, only: {} }\n",
+    );
+    let it = Dual::with("v6elsewhere", &both)?;
+    let _web = it.web.serve_whoami(80)?;
+    let other = Dual::address_of(&it.other)?;
+    assert_eq!(it.other.whoami("tcp", "[2001:db8::1]:8080")?.ip().to_string(), other);
+    assert_eq!(drops(&it.daemon, "spoofed_address")?, 0);
+    it.lab.finish()
+}
+
+/// Nobody speaks for another: neither in packets nor in neighbour discovery, and nobody but the bridge is a router.
+#[test]
+fn spoofing_is_dropped() -> Result<()> {
+    let it = Dual::new("v6spoof")?;
+    // With raw sockets: the daemon takes an address that is added behind its back away within milliseconds.
+    let send = |mac: &str, source: &str, destination: &str, protocol: u8, payload: &str| {
+        it.shop.check(&format!(
+            "python3 -c \"
+import socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0)); own = s.getsockname()[4]
+ip = lambda text: socket.inet_pton(socket.AF_INET6, text)
+source, destination, payload = ip('{source}'), ip('{destination}'), {payload}
+pseudo = source + destination + struct.pack('!II', len(payload), {protocol})
+total = sum(struct.unpack('!%dH' % (len(pseudo + payload) // 2), pseudo + payload))
+while total >> 16: total = (total & 0xffff) + (total >> 16)
+payload = payload[:2] + struct.pack('!H', ~total & 0xffff) + payload[4:]
+s.send(b'\\x33\\x33\\0\\0\\0\\1' + {mac} + b'\\x86\\xdd' + struct.pack('!IHBB', 6 << 28, len(payload), {protocol}, 255) + source + destination + payload)
+\""
+        ))
+    };
+    let echo = "bytes([128, 0, 0, 0, 0, 1, 0, 1])";
+    let advertisement = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::10') + bytes([2, 1]) + own";
+    let foreign_mac = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::11') + bytes([2, 1, 2, 0, 0, 0, 0, 9])";
+    let router = "bytes([134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])";
+    for (reason, mac, source, payload) in [
+        ("spoofed_address", "own", "fd00:10::99", echo),
+        ("spoofed_address", "own", "fd00:10::11", advertisement),
+        ("spoofed_address", "own", "fe80::99", router),
+        ("spoofed_mac", "own", "fd00:10::11", foreign_mac),
+        ("spoofed_mac", "bytes([2, 0, 0, 0, 0, 9])", "fd00:10::11", echo),
+    ] {
+        let before = drops(&it.daemon, reason)?;
+        send(mac, source, "ff02::1", 58, payload)?;
+        assert!(drops(&it.daemon, reason)? > before, "{reason}: {source} {payload}");
+    }
     it.lab.finish()
 }

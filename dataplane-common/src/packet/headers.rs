@@ -162,6 +162,8 @@ pub mod icmpv6 {
 
 /// What VXLAN over IPv4 adds to a frame, in bytes: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
 pub const VXLAN_OVERHEAD: usize = 50;
+/// The same over IPv6, whose header has 40 bytes.
+pub const VXLAN_OVERHEAD_V6: usize = 70;
 
 /// Ethernet II header.
 #[repr(C)]
@@ -238,6 +240,12 @@ pub struct Ipv6 {
 impl Ipv6 {
     /// Length in bytes.
     pub const LENGTH: usize = 40;
+
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub const fn traffic_class(&self) -> u8 {
+        (self.version_class_flow.get() >> 20) as u8
+    }
 }
 
 /// The beginning of an IPv6 extension header; of a fragment header all of it (RFC 8200 section 4.5).

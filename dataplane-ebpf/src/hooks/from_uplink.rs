@@ -48,7 +48,6 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict>
     if parsed.tuple.protocol == protocol::UDP
         && parsed.tuple.local_port == device.vxlan_port
         && device.vxlan_port != 0
-        && !parsed.is_v6
         && maps::is_host_address(&parsed.tuple.local)
     {
         return overlay::decapsulate(packet, parsed);

@@ -29,9 +29,26 @@ pub(super) fn check(
     members(services, host, report);
     namespaces(services, report);
     published(networks, services, host, report);
+    tunnels(host, report);
+}
+
+/// A host has one tunnel address, so all its peers have that one's family.
+fn tunnels(host: &HostDraft, report: &mut Report) {
+    let own = host.settings.vtep.zip(host.vtep_at);
+    let Some((first, at)) = own.or_else(|| host.peers.first().map(|peer| (peer.peer.vtep, peer.vtep_at)))
+    else {
+        return;
+    };
     for peer in &host.peers {
-        if host.settings.vtep == Some(peer.peer.vtep) {
-            report.add(peer.vtep_at, format!("{} is this host's own vtep", peer.peer.vtep));
+        let vtep = peer.peer.vtep;
+        if host.settings.vtep == Some(vtep) {
+            report.add(peer.vtep_at, format!("{vtep} is this host's own vtep"));
+        } else if Family::of(vtep) != Family::of(first) {
+            let place = report.place(at);
+            report.add(
+                peer.vtep_at,
+                format!("{vtep} is not of the family of {first} at {place}: all tunnels of a host have one"),
+            );
         }
     }
 }

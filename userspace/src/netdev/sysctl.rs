@@ -117,19 +117,28 @@ fn ensure_ipv6(device: &str, settings: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Has a device answer ARP requests for everybody in its own subnet with its own address, at once
-/// (`proxy_arp_pvlan`, RFC 3069), or not. Answers whether that had to be changed.
-pub fn ensure_private_vlan(device: &str, on: bool) -> Result<bool> {
-    let answers = format!("/proc/sys/net/ipv4/conf/{device}/proxy_arp_pvlan");
+/// (`proxy_arp_pvlan`, RFC 3069), or not.
+pub fn ensure_private_vlan(device: &str, on: bool) -> Result<()> {
+    answer_for_others("ipv4", "proxy_arp_pvlan", device, on)
+}
+
+/// The same for IPv6, where the addresses have to be named as well ([`super::Netlink::ensure_proxy`]).
+pub fn ensure_proxy_ndp(device: &str, on: bool) -> Result<()> {
+    answer_for_others("ipv6", "proxy_ndp", device, on)
+}
+
+fn answer_for_others(family: &str, setting: &str, device: &str, on: bool) -> Result<()> {
+    let of = |group: &str, setting: &str| format!("net.{family}.{group}.{}.{setting}", device.replace('.', "/"));
+    let setting = of("conf", setting);
     let wanted = if on { "1" } else { "0" };
-    if read(&answers)?.trim() == wanted {
-        return Ok(false);
+    if value(&setting)?.as_deref() == Some(wanted) {
+        return Ok(());
     }
     if on {
         // By default the kernel waits for up to 0.8 s, for whoever has the address may answer as well.
-        write(&format!("/proc/sys/net/ipv4/neigh/{device}/proxy_delay"), "0")?;
+        set_value(&of("neigh", "proxy_delay"), "0")?;
     }
-    write(&answers, wanted)?;
-    Ok(true)
+    set_value(&setting, wanted)
 }
 
 /// Ports that the kernel never picks for a socket by itself (`net.ipv4.ip_local_reserved_ports`).

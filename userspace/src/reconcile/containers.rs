@@ -145,7 +145,7 @@ impl Containers {
                 self.failed.insert(id.clone());
                 continue;
             };
-            let Some(shape) = shape(id, endpoint, network, bridge, uplinks) else {
+            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, state, uplinks)) else {
                 self.failed.insert(id.clone());
                 continue;
             };
@@ -233,13 +233,13 @@ fn shape(
     endpoint: &ResolvedEndpoint,
     network: &ResolvedNetwork,
     bridge: &Link,
-    uplinks: &[UplinkFact],
+    mtu: u32,
 ) -> Option<Shape> {
     let spec = VethSpec {
         name: endpoint.device.clone(),
         alias: names::endpoint_alias(&id.network, &id.container),
         bridge: bridge.ifindex,
-        mtu: mtu(network, uplinks),
+        mtu,
         isolated: !network.inter_container,
         container_name: endpoint.interface.clone(),
         container_mac_address: endpoint.mac,
@@ -274,6 +274,10 @@ async fn ensure_one(
         let device = shape.spec.container_name.clone();
         let settings = move || sysctl::ensure_ipv6_of_container(&device).map_err(std::io::Error::other);
         namespace.run("set up IPv6", settings).await.map_err(text)?;
+    }
+    if let (true, Some(address)) = (shape.spec.isolated, shape.addresses.v6) {
+        // With IPv4 the bridge answers for all of its subnet (`devices`).
+        netlink.ensure_proxy(shape.spec.bridge, address.ip()).await.map_err(text)?;
     }
     ensure_addresses(shape, ensured.container_ifindex, &inside).await.map_err(text)?;
     ensure_routes(shape, ensured.container_ifindex, &inside).await.map_err(text)?;

@@ -12,6 +12,7 @@ use super::{
     problem::Problem,
     resolved::{EndpointId, ResolvedNetwork, ResolvedState, ResolvedSubnet},
     tables::vxlan_port,
+    uplinks::tunnel_address,
 };
 use crate::{
     model::MacAddress,
@@ -20,17 +21,22 @@ use crate::{
 
 /// MTU where no uplink gives one.
 const DEFAULT_MTU: u32 = 1500;
-/// Outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section 4.3), without the outer Ethernet header's own 14 that
-/// no MTU counts, and with the inner one's: 20 + 8 + 8 + 14.
-const VXLAN_OVERHEAD: u32 = 50;
+/// Outer IP, UDP and VXLAN headers and the inner Ethernet header (RFC 7348 section 4.3). No MTU counts the outer Ethernet
+/// header.
+const VXLAN_OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
+const VXLAN_OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
 
 /// Largest MTU of a bridge or veth (`ETH_MAX_MTU` of the kernel).
 const LARGEST_MTU: u32 = 65_535;
 
 /// MTU of a network's devices.
-pub fn mtu(network: &ResolvedNetwork, uplinks: &[UplinkFact]) -> u32 {
+pub fn mtu(network: &ResolvedNetwork, state: &ResolvedState, uplinks: &[UplinkFact]) -> u32 {
     let uplink = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(DEFAULT_MTU);
-    let overhead = if network.vxlan.is_some() { VXLAN_OVERHEAD } else { 0 };
+    let overhead = match (&network.vxlan, tunnel_address(state, uplinks)) {
+        (None, _) => 0,
+        (Some(_), Some(IpAddr::V6(_))) => VXLAN_OVERHEAD_V6,
+        (Some(_), _) => VXLAN_OVERHEAD_V4,
+    };
     // A loopback or tun uplink may have 65,536 bytes, which is more than a bridge can.
     network.mtu.unwrap_or(uplink.saturating_sub(overhead).min(LARGEST_MTU))
 }
@@ -76,7 +82,7 @@ async fn ensure_one(
     kernel: &Kernel,
     problems: &mut Vec<Problem>,
 ) -> netdev::Result<bool> {
-    let mtu = mtu(network, uplinks);
+    let mtu = mtu(network, state, uplinks);
     let spec = BridgeSpec {
         name: network.bridge.clone(),
         alias: names::network_alias(name),
@@ -97,9 +103,12 @@ async fn ensure_one(
     }
     changed |= ensure_gateway(network, bridge, netlink, kernel).await?;
     // The client of a port that a member publishes may be another member. The answer is sent to the client's address,
-    // which the sender takes for a neighbour's, and ARP does not pass between members that may not talk to one another.
-    // So the bridge answers, and what is no answer is dropped with a reason.
+    // which the sender takes for a neighbour's, and neither ARP nor neighbour discovery passes between members that may
+    // not talk to one another. So the bridge answers, and what is no answer is dropped with a reason.
     sysctl::ensure_private_vlan(&spec.name, !network.inter_container)?;
+    if network.subnets.v6.is_some() {
+        sysctl::ensure_proxy_ndp(&spec.name, !network.inter_container)?;
+    }
     let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
     let Some(local) = vtep else {
         problems.push(Problem::new(

@@ -34,7 +34,7 @@ mod reading;
 
 use difference::Memory;
 use keeping::Keeping;
-use reading::{families, tunnel_address};
+use reading::families;
 
 /// Up to so many devices that a round made are read one by one, more of them all at once.
 const READ_SINGLY: usize = 16;
@@ -212,7 +212,7 @@ impl Reconciler {
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
         let uplinks = uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
-        let vtep = tunnel_address(&state, &uplinks);
+        let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.clone().check(&state).await?;
         problems.extend(ports::problems(&state.publications, &refused));
@@ -278,7 +278,7 @@ impl Reconciler {
         }
 
         let uplinks = uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
-        let vtep = tunnel_address(&state, &uplinks);
+        let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;
         let publications: Vec<&ResolvedPublication> = state

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use super::{facts::UplinkFact, kernel::Kernel, problem::Problem};
+use super::{facts::UplinkFact, kernel::Kernel, problem::Problem, resolved::ResolvedState};
 use crate::{
     model::{Family, HostSettings, PerFamily},
     netdev::Link,
@@ -94,6 +94,16 @@ fn usable<'link>(link: &'link Link, problems: &mut Vec<Problem>) -> Option<&'lin
         ),
     ));
     None
+}
+
+/// The address that the host's tunnels begin at: the one in the files, or else an uplink's. Peers have one family.
+pub fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<IpAddr> {
+    let of_uplinks =
+        |family: Family| uplinks.iter().find_map(|uplink| uplink.addresses.of(family).copied());
+    state.host.vtep.or_else(|| match state.peers.keys().next() {
+        Some(peer) => of_uplinks(Family::of(*peer)),
+        None => Family::BOTH.into_iter().find_map(of_uplinks),
+    })
 }
 
 fn fact(

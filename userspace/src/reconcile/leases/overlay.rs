@@ -21,10 +21,6 @@ pub(super) fn resolve(desired: &DesiredState, leases: &mut Leases, state: &mut R
             state.problems.push(Problem::new(object(), "only networks with 'driver: overlay' have peers"));
             continue;
         }
-        if peer.vtep.is_ipv6() {
-            state.problems.push(Problem::new(object(), "IPv6 tunnels are not served by this version"));
-            continue;
-        }
         let number = *leases.peers.entry(peer.vtep).or_insert_with(|| {
             leases.next_peer += 1;
             leases.next_peer - 1

@@ -133,7 +133,3 @@ pub(super) fn families(state: &ResolvedState) -> [bool; 2] {
     let has = |family| state.networks.values().any(|network| network.subnets.of(family).is_some());
     Family::BOTH.map(has)
 }
-
-pub(super) fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<IpAddr> {
-    state.host.vtep.or_else(|| uplinks.iter().find_map(|uplink| uplink.addresses.v4))
-}
