@@ -113,11 +113,13 @@ pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Re
         if !helpers::adjust_room(packet.skb, VXLAN_OVERHEAD as i32, ENCAPSULATE_V4) {
             return Err(DropReason::HelperFailed);
         }
+        packet.write::<Ethernet>(0)?.ether_type = Be16::new(ETHERTYPE_IPV4);
         outer_v4(packet, peer, &inner)?;
     } else {
         if !helpers::adjust_room(packet.skb, VXLAN_OVERHEAD_V6 as i32, ENCAPSULATE_V6) {
             return Err(DropReason::HelperFailed);
         }
+        packet.write::<Ethernet>(0)?.ether_type = Be16::new(ETHERTYPE_IPV6);
         outer_v6(packet, peer, &inner)?;
     }
     let vxlan = packet.write::<Vxlan>(outer.vxlan())?;
@@ -259,5 +261,6 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
     if !helpers::adjust_room(packet.skb, -(outer.overhead as i32), flags) {
         return Err(DropReason::HelperFailed);
     }
+    packet.write::<Ethernet>(0)?.ether_type = Be16::new(ether_type);
     redirect::to_container(packet, endpoint, source, Path::Decapsulate)
 }

@@ -279,7 +279,7 @@ fn spoofing_is_dropped() -> Result<()> {
     let it = Dual::new("v6spoof")?;
     // With raw sockets: the daemon takes an address that is added behind its back away within milliseconds.
     let send = |mac: &str, source: &str, destination: &str, protocol: u8, payload: &str| {
-        it.shop.check(&format!(
+        it.web.check(&format!(
             "python3 -c \"
 import socket, struct
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW); s.bind(('eth0', 0)); own = s.getsockname()[4]
@@ -294,15 +294,15 @@ s.send(b'\\x33\\x33\\0\\0\\0\\1' + {mac} + b'\\x86\\xdd' + struct.pack('!IHBB', 
         ))
     };
     let echo = "bytes([128, 0, 0, 0, 0, 1, 0, 1])";
-    let advertisement = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::10') + bytes([2, 1]) + own";
-    let foreign_mac = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::11') + bytes([2, 1, 2, 0, 0, 0, 0, 9])";
+    let advertisement = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::11') + bytes([2, 1]) + own";
+    let foreign_mac = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::10') + bytes([2, 1, 2, 0, 0, 0, 0, 9])";
     let router = "bytes([134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])";
     for (reason, mac, source, payload) in [
         ("spoofed_address", "own", "fd00:10::99", echo),
-        ("spoofed_address", "own", "fd00:10::11", advertisement),
+        ("spoofed_address", "own", "fd00:10::10", advertisement),
         ("spoofed_address", "own", "fe80::99", router),
-        ("spoofed_mac", "own", "fd00:10::11", foreign_mac),
-        ("spoofed_mac", "bytes([2, 0, 0, 0, 0, 9])", "fd00:10::11", echo),
+        ("spoofed_mac", "own", "fd00:10::10", foreign_mac),
+        ("spoofed_mac", "bytes([2, 0, 0, 0, 0, 9])", "fd00:10::10", echo),
     ] {
         let before = drops(&it.daemon, reason)?;
         send(mac, source, "ff02::1", 58, payload)?;

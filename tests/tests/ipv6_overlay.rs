@@ -109,7 +109,7 @@ fn everything_passes(it: &Overlay, over: Underlay) -> Result<()> {
         let after = it.hosts[0].interface("eth0")?;
         let packets = after.tx.packets + after.rx.packets - before.tx.packets - before.rx.packets;
         assert!(packets < 30_000, "{packets} packets for 100 MB to {address}");
-        for (port, segments, size) in [(9001, 1, 1300), (9002, 40, 1300), (9003, 1, 8)] {
+        for (port, segments, size) in [(9001, 1, 1300), (9002, 40, 1300), (9003, 1, 24)] {
             let mut receiver = to.serve(&format!("udp-receive [::]:{port} --count 4000"))?;
             from.labtool(&format!(
                 "udp-send {address}:{port} --count 4000 --size {size} --segments {segments}"
