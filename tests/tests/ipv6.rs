@@ -195,7 +195,9 @@ fn published_ports() -> Result<()> {
         assert!(packets(&it.daemon, path)? > 0, "{path} never moved");
     }
     // It belongs to its container.
-    let bound = it.host.run("timeout 2 nc -6 -l ::1 8080 < /dev/null || timeout 2 socat -u TCP6-LISTEN:8080,bind=[::1] -")?;
+    let bound = it
+        .host
+        .run("timeout 2 nc -6 -l ::1 8080 < /dev/null || timeout 2 socat -u TCP6-LISTEN:8080,bind=[::1] -")?;
     assert!(!bound.ok() && bound.stderr.contains("in use"), "{}", bound.stderr);
     // Datagrams in fragments, both ways.
     let _echo = it.web.serve_echo(12000)?;
@@ -248,7 +250,9 @@ fn isolated_members_reach_published_ports() -> Result<()> {
     assert!(it.shop.whoami("tcp", "[fd00:10::10]:80").is_err(), "icc is off");
     assert!(drops(&it.daemon, "inter_container_disabled")? > 0);
     assert!(it.web.pings("fd00:10::1")? && it.web.pings("2001:db8::100")?);
-    for damage in ["sysctl -w net.ipv6.conf.br-front.proxy_ndp=0", "ip neigh del proxy fd00:10::11 dev br-front"] {
+    for damage in
+        ["sysctl -w net.ipv6.conf.br-front.proxy_ndp=0", "ip neigh del proxy fd00:10::11 dev br-front"]
+    {
         it.host.check(damage)?;
         within(Duration::from_secs(12), "the bridge answers again", || {
             it.web.check("ip neigh flush dev eth0")?;
@@ -261,10 +265,8 @@ fn isolated_members_reach_published_ports() -> Result<()> {
 /// A client that shares a network with the container, but not the one that its published ports lead to.
 #[test]
 fn published_ports_of_a_neighbour_elsewhere() -> Result<()> {
-    let both = FILE.replace(
-        "ipv6_address: \"fd00:10::10\" } }\n",
-        "ipv6_address: \"fd00:10::10\" }, only: {} }\n",
-    );
+    let both =
+        FILE.replace("ipv6_address: \"fd00:10::10\" } }\n", "ipv6_address: \"fd00:10::10\" }, only: {} }\n");
     let it = Dual::with("v6elsewhere", &both)?;
     let _web = it.web.serve_whoami(80)?;
     let other = Dual::address_of(&it.other)?;
@@ -295,7 +297,8 @@ s.send(b'\\x33\\x33\\0\\0\\0\\1' + {mac} + b'\\x86\\xdd' + struct.pack('!IHBB', 
     };
     let echo = "bytes([128, 0, 0, 0, 0, 1, 0, 1])";
     let advertisement = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::11') + bytes([2, 1]) + own";
-    let foreign_mac = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::10') + bytes([2, 1, 2, 0, 0, 0, 0, 9])";
+    let foreign_mac =
+        "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::10') + bytes([2, 1, 2, 0, 0, 0, 0, 9])";
     let router = "bytes([134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])";
     for (reason, mac, source, payload) in [
         ("spoofed_address", "own", "fd00:10::99", echo),

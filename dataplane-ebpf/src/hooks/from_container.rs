@@ -157,9 +157,7 @@ fn neighbour_discovery(
     match packet.read::<Icmp>(parsed.transport())?.kind {
         icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => Err(DropReason::SpoofedAddress),
         icmpv6::ROUTER_SOLICITATION => link_layer_addresses(packet, target, device),
-        icmpv6::NEIGHBOUR_SOLICITATION => {
-            link_layer_addresses(packet, target + size_of::<Address>(), device)
-        }
+        icmpv6::NEIGHBOUR_SOLICITATION => link_layer_addresses(packet, target + size_of::<Address>(), device),
         icmpv6::NEIGHBOUR_ADVERTISEMENT => {
             packet.linearise(target + size_of::<Address>());
             let advertised = packet.read::<Address>(target)?;

@@ -176,7 +176,9 @@ fn leads_to<'a>(ctx: &SockAddrContext, named: &Named) -> Option<&'a Publication>
         let word = address.v4_network_order();
         if word == 0 {
             Address::from_v4_network_order(V4_LOOPBACK)
-        } else if word & u32::from_be(0xff00_0000) == u32::from_be(0x7f00_0000) || maps::is_host_address(address) {
+        } else if word & u32::from_be(0xff00_0000) == u32::from_be(0x7f00_0000)
+            || maps::is_host_address(address)
+        {
             *address
         } else {
             return None;

@@ -48,13 +48,7 @@ impl Fragments {
 
     /// Every datagram comes through and its answer comes back, either cut in each order. `ports`: where the client sends,
     /// and where the server listens.
-    pub fn exchange(
-        &self,
-        from: &Namespace,
-        to: &Namespace,
-        address: &str,
-        ports: (u16, u16),
-    ) -> Result<()> {
+    pub fn exchange(&self, from: &Namespace, to: &Namespace, address: &str, ports: (u16, u16)) -> Result<()> {
         for order in ORDERS {
             let server = self.answer(to, ports.1, order)?;
             let answered = self.ask(from, address, ports.0, order, COUNT)?;

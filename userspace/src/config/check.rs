@@ -58,7 +58,9 @@ fn subnets(networks: &Networks, report: &mut Report) {
     let mut ranges: Vec<_> = networks
         .drafts
         .iter()
-        .flat_map(|(name, draft)| draft.subnets.iter().map(move |(range, at)| (range.network(), *range, *at, name)))
+        .flat_map(|(name, draft)| {
+            draft.subnets.iter().map(move |(range, at)| (range.network(), *range, *at, name))
+        })
         .collect();
     ranges.sort();
     // The range that reaches furthest so far: whatever begins before its end overlaps it.

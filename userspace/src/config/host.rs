@@ -78,10 +78,7 @@ impl HostDraft {
         self.add_uplinks(host.uplinks.as_deref(), report);
         let settings = &mut self.settings;
 
-        let vtep = host
-            .vtep
-            .as_ref()
-            .and_then(|text| Some((Some(values::unicast(text, report)?), text.at)));
+        let vtep = host.vtep.as_ref().and_then(|text| Some((Some(values::unicast(text, report)?), text.at)));
         settle(vtep, &mut settings.vtep, &mut self.vtep_at, "vtep", report);
 
         let port = host.vxlan_port.as_ref().and_then(|port| {

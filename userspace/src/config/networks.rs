@@ -129,7 +129,8 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
     let (driver, vni) = read_driver(declared, options, report);
     let subnets = read_ipam(declared.ipam.as_ref(), [enable_ipv4, enable_ipv6], report);
     let mtu = options.mtu.as_ref().and_then(|mtu| {
-        let (least, what) = if enable_ipv6 { (LEAST_MTU_V6, "the MTU with IPv6") } else { (LEAST_MTU, "the MTU") };
+        let (least, what) =
+            if enable_ipv6 { (LEAST_MTU_V6, "the MTU with IPv6") } else { (LEAST_MTU, "the MTU") };
         values::number(mtu, what, least, MOST_MTU, report)
     });
     let bridge_name = options
@@ -232,7 +233,9 @@ fn read_ipam(
             Family::V4 if !enabled[0] => {
                 Some("an IPv4 subnet in a network with 'enable_ipv4: false': remove one".to_owned())
             }
-            Family::V6 if !enabled[1] => Some("an IPv6 subnet: add 'enable_ipv6: true' to the network".to_owned()),
+            Family::V6 if !enabled[1] => {
+                Some("an IPv6 subnet: add 'enable_ipv6: true' to the network".to_owned())
+            }
             Family::V4 if subnets.v4.is_some() => Some("a second IPv4 subnet: a network has one".to_owned()),
             Family::V6 if subnets.v6.is_some() => Some("a second IPv6 subnet: a network has one".to_owned()),
             _ => unusable(range),

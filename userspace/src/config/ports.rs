@@ -99,10 +99,10 @@ pub(super) fn parse_short(text: &str) -> Result<PortSpec, String> {
     let (bracketed, ports) = match ports.strip_prefix('[') {
         Some(rest) => {
             let (address, ports) = rest.split_once("]:").ok_or_else(|| not_ports(text))?;
-            let address = address.parse::<Ipv6Addr>().ok().filter(|address| address.to_ipv4_mapped().is_none());
-            let address = address.ok_or_else(|| {
-                format!("{}: what stands in brackets is no IPv6 address", quote(text))
-            })?;
+            let address =
+                address.parse::<Ipv6Addr>().ok().filter(|address| address.to_ipv4_mapped().is_none());
+            let address = address
+                .ok_or_else(|| format!("{}: what stands in brackets is no IPv6 address", quote(text)))?;
             (Some(IpAddr::V6(address)), ports)
         }
         None => (None, ports),

@@ -97,7 +97,10 @@ pub fn of_device(device: &str, setting: &str) -> String {
 /// A container's interface has the addresses that weft gives it, and the link-local one that is made of its MAC address
 /// (the programs know that one): no router is heard, and no address made up.
 pub fn ensure_ipv6_of_container(device: &str) -> Result<()> {
-    ensure_ipv6(device, &[("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_ra", "0"), ("autoconf", "0")])
+    ensure_ipv6(
+        device,
+        &[("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_ra", "0"), ("autoconf", "0")],
+    )
 }
 
 /// A bridge is the router. Its link-local address is made of its MAC address, which every host of an overlay has the same
@@ -128,7 +131,8 @@ pub fn ensure_proxy_ndp(device: &str, on: bool) -> Result<()> {
 }
 
 fn answer_for_others(family: &str, setting: &str, device: &str, on: bool) -> Result<()> {
-    let of = |group: &str, setting: &str| format!("net.{family}.{group}.{}.{setting}", device.replace('.', "/"));
+    let of =
+        |group: &str, setting: &str| format!("net.{family}.{group}.{}.{setting}", device.replace('.', "/"));
     let setting = of("conf", setting);
     let wanted = if on { "1" } else { "0" };
     if value(&setting)?.as_deref() == Some(wanted) {

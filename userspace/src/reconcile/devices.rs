@@ -45,7 +45,8 @@ pub fn mtu(network: &ResolvedNetwork, state: &ResolvedState, uplinks: &[UplinkFa
 /// container that hears two answers to its ARP request has the right one either way.
 pub fn bridge_mac(network: &ResolvedNetwork) -> MacAddress {
     // A network has at least one of the two.
-    let gateway = network.subnets.iter().next().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |first| first.gateway);
+    let gateway =
+        network.subnets.iter().next().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |first| first.gateway);
     names::mac_of_address(gateway)
 }
 

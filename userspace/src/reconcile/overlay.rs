@@ -112,8 +112,7 @@ pub fn leave_out_own(
     problems: &mut Vec<Problem>,
 ) {
     let is_own = |address: &IpAddr| {
-        vtep == Some(*address)
-            || kernel.addresses.iter().any(|own| own.address.ip() == *address)
+        vtep == Some(*address) || kernel.addresses.iter().any(|own| own.address.ip() == *address)
     };
     let own: HashSet<IpAddr> = state.peers.keys().copied().filter(is_own).collect();
     for vtep in &own {

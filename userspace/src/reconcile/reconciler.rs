@@ -211,7 +211,8 @@ impl Reconciler {
         let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
-        let uplinks = uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
+        let uplinks =
+            uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.clone().check(&state).await?;
@@ -277,7 +278,8 @@ impl Reconciler {
             withhold(&mut state, &self.leases, kept, &self.applied.state, &mut problems);
         }
 
-        let uplinks = uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
+        let uplinks =
+            uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;

@@ -27,7 +27,9 @@ pub fn find(
     for name in &settings.uplinks {
         match kernel.link(name) {
             Some(link) => {
-                uplinks.extend(usable(link, problems).map(|link| fact(link, families, earlier, kernel, problems)));
+                uplinks.extend(
+                    usable(link, problems).map(|link| fact(link, families, earlier, kernel, problems)),
+                );
             }
             None => problems.push(Problem::new(
                 format!("uplink {name}"),
@@ -98,8 +100,7 @@ fn usable<'link>(link: &'link Link, problems: &mut Vec<Problem>) -> Option<&'lin
 
 /// The address that the host's tunnels begin at: the one in the files, or else an uplink's. Peers have one family.
 pub fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<IpAddr> {
-    let of_uplinks =
-        |family: Family| uplinks.iter().find_map(|uplink| uplink.addresses.of(family).copied());
+    let of_uplinks = |family: Family| uplinks.iter().find_map(|uplink| uplink.addresses.of(family).copied());
     state.host.vtep.or_else(|| match state.peers.keys().next() {
         Some(peer) => of_uplinks(Family::of(*peer)),
         None => Family::BOTH.into_iter().find_map(of_uplinks),
@@ -115,8 +116,7 @@ fn fact(
 ) -> UplinkFact {
     let addresses = addresses(link.ifindex, earlier, kernel);
     // Each is missed only where a network has the family; where none has any, IPv4 is what one expects.
-    for (needed, found, name) in
-        [(ipv4 || !ipv6, addresses.v4, "IPv4"), (ipv6, addresses.v6, "global IPv6")]
+    for (needed, found, name) in [(ipv4 || !ipv6, addresses.v4, "IPv4"), (ipv6, addresses.v6, "global IPv6")]
     {
         if needed && found.is_none() {
             problems.push(Problem::new(
@@ -139,13 +139,16 @@ fn addresses(ifindex: u32, earlier: &[UplinkFact], kernel: &Kernel) -> PerFamily
     let usable = |family: Family| {
         let of_device = kernel.addresses.iter().filter(move |address| address.ifindex == ifindex);
         of_device
-            .filter(|address| address.global && !address.secondary && !address.deprecated && !address.tentative)
+            .filter(|address| {
+                address.global && !address.secondary && !address.deprecated && !address.tentative
+            })
             .map(|address| address.address.ip())
             .filter(move |address| Family::of(*address) == family)
     };
     // An interface has many IPv6 addresses, and the kernel lists them in no lasting order: the one in use stays, and
     // those of the world come before unique local ones.
-    let before = earlier.iter().find(|uplink| uplink.ifindex == ifindex).and_then(|uplink| uplink.addresses.v6);
+    let before =
+        earlier.iter().find(|uplink| uplink.ifindex == ifindex).and_then(|uplink| uplink.addresses.v6);
     let rank = |address: &IpAddr| match address {
         IpAddr::V6(v6) => (Some(*address) != before, v6.is_unique_local(), *v6),
         IpAddr::V4(_) => (false, false, Ipv6Addr::UNSPECIFIED),

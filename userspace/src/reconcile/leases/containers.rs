@@ -29,7 +29,8 @@ pub(super) fn resolve(
     for (name, container) in &desired.containers {
         let namespace = facts.namespaces.get(name);
         let address = |wish: Wish<'_>, leases: &mut Leases| {
-            let Some(pool) = pools.get_mut(wish.id.network.as_str()).and_then(|of| of.of_mut(wish.family)) else {
+            let Some(pool) = pools.get_mut(wish.id.network.as_str()).and_then(|of| of.of_mut(wish.family))
+            else {
                 return Err(NOT_SERVED.to_owned());
             };
             address(wish, pool, &holders, desired, leases)
@@ -90,7 +91,8 @@ pub(super) fn resolve_one(
             let address = address(Wish { id: &id, attachment, network, family }, leases)?;
             IpNetwork::new(address, subnet.range.prefix()).map(Some).map_err(|error| error.to_string())
         };
-        let addresses = match choose(Family::V4).and_then(|v4| Ok(PerFamily { v4, v6: choose(Family::V6)? })) {
+        let addresses = match choose(Family::V4).and_then(|v4| Ok(PerFamily { v4, v6: choose(Family::V6)? }))
+        {
             Ok(addresses) => addresses,
             Err(reason) => {
                 problem(reason);
@@ -145,11 +147,7 @@ pub(super) type Pools<'a> = BTreeMap<&'a str, PerFamily<Pool>>;
 
 /// Everything that may not be leased: gateways, reserved and remote addresses, those that the user gave, and those
 /// that containers keep, also the ones that are away.
-pub(super) fn pools<'a>(
-    desired: &'a DesiredState,
-    leases: &Leases,
-    state: &ResolvedState,
-) -> Pools<'a> {
+pub(super) fn pools<'a>(desired: &'a DesiredState, leases: &Leases, state: &ResolvedState) -> Pools<'a> {
     let mut pools = Pools::new();
     for (name, declared) in &desired.networks {
         let Some(network) = state.networks.get(name) else { continue };

@@ -160,10 +160,9 @@ fn leased_subnet(
             return Ok(subnet);
         }
         // No pool is left: take back one that a network no longer declared still keeps.
-        let gone = leases
-            .networks
-            .iter_mut()
-            .find(|(other, lease)| !desired.networks.contains_key(*other) && lease.subnet_of(family).is_some());
+        let gone = leases.networks.iter_mut().find(|(other, lease)| {
+            !desired.networks.contains_key(*other) && lease.subnet_of(family).is_some()
+        });
         match gone {
             Some((_, lease)) => lease.forget_subnet(family),
             None => {

@@ -353,7 +353,10 @@ fn both_families_are_leased_and_kept() -> TestResult {
     for (id, endpoint) in &without.endpoints {
         assert_eq!(endpoint.addresses, PerFamily { v4: None, ..state.endpoints[id].addresses });
     }
-    assert_eq!(without.publications.iter().map(|found| found.host_side()).collect::<Vec<_>>(), ["[::]:8080/tcp"]);
+    assert_eq!(
+        without.publications.iter().map(|found| found.host_side()).collect::<Vec<_>>(),
+        ["[::]:8080/tcp"]
+    );
     Ok(())
 }
 
@@ -375,7 +378,11 @@ fn a_port_for_a_family_that_the_container_has_not_is_refused() -> TestResult {
     }
     let state = resolve(&desired, &mut Leases::new(1), &facts());
     assert!(state.publications.is_empty());
-    assert!(state.problems.iter().any(|problem| problem.reason.contains("no IPv6 address")), "{:?}", state.problems);
+    assert!(
+        state.problems.iter().any(|problem| problem.reason.contains("no IPv6 address")),
+        "{:?}",
+        state.problems
+    );
     Ok(())
 }
 

@@ -30,7 +30,8 @@ pub fn withhold(
         let is_kept = kept.networks.get(name).is_some_and(|lease| lease.number == network.number)
             && network.subnets.iter().all(|subnet| {
                 let family = Family::of(subnet.gateway);
-                let leased = |leases: &Leases| leases.networks.get(name).and_then(|lease| lease.subnet_of(family));
+                let leased =
+                    |leases: &Leases| leases.networks.get(name).and_then(|lease| lease.subnet_of(family));
                 // One that the user wrote needs no lease.
                 leased(leases) != Some(subnet.range) || leased(kept) == Some(subnet.range)
             });

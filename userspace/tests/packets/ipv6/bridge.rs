@@ -11,10 +11,7 @@ use super::{
     sends,
     topology::{A, B, C, FAR, HOST, Member, REMOTE, gateway, with_host},
 };
-use crate::{
-    Result, harness::shortest,
-    topology::UPLINK,
-};
+use crate::{Result, harness::shortest, topology::UPLINK};
 
 /// Eight bytes of padding (RFC 8200 section 4.2).
 pub const PADDING: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
@@ -63,8 +60,13 @@ fn isolation_is_that_of_ipv4() -> Result {
         host.change_flags(A.container.device, flags::INTER_CONTAINER | flags::INTERNAL, 0)?;
         sends(host, &A, &to(B.address))?.dropped(DropReason::InterContainerDisabled);
         // The last address of the prefix and the first are hosts like others; there is no broadcast.
-        sends(host, &B, &Frame::udp((B.address, 1), (Ipv6Addr::new(0xfd00, 1, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff), 2)).sent_by(&B))?
-            .passed(Path::SlowPath);
+        sends(
+            host,
+            &B,
+            &Frame::udp((B.address, 1), (Ipv6Addr::new(0xfd00, 1, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff), 2))
+                .sent_by(&B),
+        )?
+        .passed(Path::SlowPath);
         Ok(())
     })
 }
@@ -164,7 +166,12 @@ fn neighbour_discovery_is_checked() -> Result {
             (discovery(solicit_router, A.link_local(), None, &option(1, foreign)), DropReason::SpoofedMac),
             // Behind an option of another kind, in one that is too long, and in one too many.
             (
-                discovery(solicit, A.address, Some(B.address), &[vec![14, 1, 0, 0, 0, 0, 0, 0], option(1, foreign)].concat()),
+                discovery(
+                    solicit,
+                    A.address,
+                    Some(B.address),
+                    &[vec![14, 1, 0, 0, 0, 0, 0, 0], option(1, foreign)].concat(),
+                ),
                 DropReason::SpoofedMac,
             ),
             (
@@ -172,10 +179,18 @@ fn neighbour_discovery_is_checked() -> Result {
                 DropReason::SpoofedMac,
             ),
             (
-                discovery(solicit, A.address, Some(B.address), &[option(1, own), option(1, own), option(1, foreign)].concat()),
+                discovery(
+                    solicit,
+                    A.address,
+                    Some(B.address),
+                    &[option(1, own), option(1, own), option(1, foreign)].concat(),
+                ),
                 DropReason::Malformed,
             ),
-            (discovery(solicit, A.address, Some(B.address), &[1, 0, 0, 0, 0, 0, 0, 0]), DropReason::Malformed),
+            (
+                discovery(solicit, A.address, Some(B.address), &[1, 0, 0, 0, 0, 0, 0, 0]),
+                DropReason::Malformed,
+            ),
         ] {
             sends(host, &A, &frame)?.dropped(reason);
         }
@@ -198,7 +213,8 @@ fn cut_short() -> Result {
         for (member, frame) in ways {
             let whole = frame.sent_by(member).bytes();
             for length in shortest(&whole)..whole.len() {
-                host.container_sends_bytes(member.container, &whole[..length])?.dropped(DropReason::Malformed);
+                host.container_sends_bytes(member.container, &whole[..length])?
+                    .dropped(DropReason::Malformed);
             }
             // The transport header is not whole.
             let payload = b"some payload".len();
@@ -218,7 +234,9 @@ fn cut_short() -> Result {
 fn extension_headers_have_a_bound() -> Result {
     with_host(|host| {
         let frame = || Frame::udp((A.address, 25_000), (REMOTE, 443)).sent_by(&A);
-        let padded = |count: usize| (0..count).fold(frame(), |frame, _| frame.extension(DESTINATION_OPTIONS, &PADDING));
+        let padded = |count: usize| {
+            (0..count).fold(frame(), |frame, _| frame.extension(DESTINATION_OPTIONS, &PADDING))
+        };
         for count in 0..=4 {
             sends(host, &A, &padded(count))?.took(Path::MasqueradeOut);
         }

@@ -119,7 +119,8 @@ fn through_a_hairpin() -> Result {
         let (client, public, inside) = ((A.address, 40_000), (HOST, 53), (C.address, 5353));
         let request = Frame::udp(client, public);
         sends(host, &A, &request.clone().sent_by(&A))?.took(Path::HairpinIn);
-        let error = error_about(PORT_UNREACHABLE, C.address, &request.clone().destination(inside), 80).sent_by(&C);
+        let error =
+            error_about(PORT_UNREACHABLE, C.address, &request.clone().destination(inside), 80).sent_by(&C);
         let expected = error_about(PORT_UNREACHABLE, HOST, &request, 80).routed_to(&A).hop();
         became(sends(host, &C, &error)?, Path::IcmpError, &expected);
 
@@ -137,7 +138,8 @@ fn through_a_hairpin() -> Result {
 fn errors_about_nothing() -> Result {
     with_host(|host| {
         let unknown = Frame::udp((HOST, 25_000), (REMOTE, 53));
-        arrives(host, &error_about(PORT_UNREACHABLE, REMOTE, &unknown, 80).by_router())?.passed(Path::NotOurs);
+        arrives(host, &error_about(PORT_UNREACHABLE, REMOTE, &unknown, 80).by_router())?
+            .passed(Path::NotOurs);
         let unknown = Frame::udp((REMOTE, 53), (A.address, 25_000));
         let error = error_about(PORT_UNREACHABLE, A.address, &unknown, 80).sent_by(&A);
         sends(host, &A, &error)?.dropped(DropReason::UnrelatedIcmp);

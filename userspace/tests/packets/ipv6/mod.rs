@@ -51,7 +51,8 @@ fn refused(
     assert_eq!((ip.source, ip.destination), (source.octets(), outcome.input[22..38].try_into().expect("16")));
     assert_eq!(usize::from(ip.payload_length), outcome.frame.len() - 54);
     assert_eq!((ip.next_header, ip.hop_limit), (etherparse::IpNumber::IPV6_ICMP, 64));
-    let pseudo = [&ip.source[..], &ip.destination, &(rest.len() as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
+    let pseudo =
+        [&ip.source[..], &ip.destination, &(rest.len() as u32).to_be_bytes(), &[0, 0, 0, 58]].concat();
     assert_eq!(crate::outcome::sum(&[&pseudo, rest].concat()), 0xffff, "the ICMPv6 checksum");
     assert_eq!((rest[0], rest[1]), (kind, code));
     assert_eq!(u32::from_be_bytes(rest[4..8].try_into().expect("four")), mtu);

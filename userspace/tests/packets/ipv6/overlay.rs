@@ -54,7 +54,8 @@ fn seventy_bytes_exactly() -> Result {
     with_host(|host| {
         for mut frame in inner_frames((M.address, 4000), (FAR, 80)) {
             frame.ip.traffic_class |= MARK;
-            let outcome = sends(host, &M, &frame.clone().sent_by(&M))?.on_path(Path::Encapsulate).counts_as(1);
+            let outcome =
+                sends(host, &M, &frame.clone().sent_by(&M))?.on_path(Path::Encapsulate).counts_as(1);
             let port = source_port(&outcome);
             assert!(port >= 49_152, "{port}");
             assert_eq!(outcome.frame.len(), outcome.input.len() + 70);
@@ -84,8 +85,9 @@ fn either_family_in_the_other() -> Result {
     with_host(|host| {
         swap_peers(host)?;
         let inner = frames::Frame::udp((M.container.address, 4000), (topology::FAR, 80)).payload(&[1; 1402]);
-        let outcome =
-            host.container_sends(M.container, &inner.clone().sent_by(M.container))?.on_path(Path::Encapsulate);
+        let outcome = host
+            .container_sends(M.container, &inner.clone().sent_by(M.container))?
+            .on_path(Path::Encapsulate);
         let port = source_port(&outcome);
         let carried = inner.clone().macs(M.mac(), topology::FAR_MAC).bytes();
         assert_bytes(&outcome.frame, &tunnelled((HOST, port), (PEER, VXLAN_PORT), 0, &carried));
@@ -161,13 +163,10 @@ fn what_is_not_let_in() -> Result {
         let marked = by_router(tunnelled((PEER, 50_000), (HOST, VXLAN_PORT), 3, &inner));
         host.world_sends_bytes(&marked)?.passed(Path::SlowPath);
         let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-        let multicast = Frame::icmp(
-            Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] },
-            FAR,
-            all_nodes,
-        )
-        .payload(&M.address.octets())
-        .macs(FAR_MAC, [0x33, 0x33, 0, 0, 0, 1]);
+        let multicast =
+            Frame::icmp(Icmpv6Type::Unknown { type_u8: 135, code_u8: 0, bytes5to8: [0; 4] }, FAR, all_nodes)
+                .payload(&M.address.octets())
+                .macs(FAR_MAC, [0x33, 0x33, 0, 0, 0, 1]);
         host.world_sends_bytes(&arriving(PEER, &multicast.bytes()))?.passed(Path::SlowPath);
         Ok(())
     })

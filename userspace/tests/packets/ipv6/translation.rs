@@ -56,7 +56,9 @@ fn masquerade_out_and_back_byte_by_byte() -> Result {
 fn ports_are_translated_both_ways() -> Result {
     with_host(|host| {
         let remote = (REMOTE, 443);
-        for out in [Frame::syn((A.address, 50_000), remote), Frame::udp((A.address, 50_000), remote).payload(b"odd")] {
+        for out in
+            [Frame::syn((A.address, 50_000), remote), Frame::udp((A.address, 50_000), remote).payload(b"odd")]
+        {
             let out = out.sent_by(&A);
             let outcome = sends(host, &A, &out)?.on_path(Path::MasqueradeOut);
             let port = source_port(&outcome);
@@ -94,7 +96,12 @@ fn the_ways_to_say_no() -> Result {
     with_host(|host| {
         let out = Frame::udp((A.address, PORT), (REMOTE, 443)).sent_by(&A);
         for hops in [0, 1] {
-            refused(sends(host, &A, &out.clone().hop_limit(hops))?, DropReason::TimeToLive, (3, 0, 0), gateway(1));
+            refused(
+                sends(host, &A, &out.clone().hop_limit(hops))?,
+                DropReason::TimeToLive,
+                (3, 0, 0),
+                gateway(1),
+            );
         }
         let long = out.clone().payload(&[1; 1460]);
         refused(sends(host, &A, &long)?, DropReason::TooBig, (2, 0, 1500), gateway(1));
@@ -120,23 +127,32 @@ fn the_ways_to_say_no() -> Result {
 #[test]
 fn a_published_port_is_reached_by_everybody() -> Result {
     with_host(|host| {
-        for (protocol, frame) in [
-            (TCP, Frame::syn as fn(_, _) -> Frame),
-            (UDP, Frame::udp),
-        ] {
+        for (protocol, frame) in [(TCP, Frame::syn as fn(_, _) -> Frame), (UDP, Frame::udp)] {
             publish(host, protocol, 80, (&A, 8080))?;
             let (public, inside) = ((HOST, 80), (A.address, 8080));
             let client = (REMOTE, 40_000);
             let request = frame(client, public).by_router();
-            became(arrives(host, &request)?, Path::PortmapIn, &request.clone().destination(inside).routed_to(&A).hop());
+            became(
+                arrives(host, &request)?,
+                Path::PortmapIn,
+                &request.clone().destination(inside).routed_to(&A).hop(),
+            );
             let answer = frame(inside, client).sent_by(&A);
             became(sends(host, &A, &answer)?, Path::PortmapOut, &answer.clone().source(public).hop());
 
             let client = (C.address, 40_000);
             let request = frame(client, public).sent_by(&C);
-            became(sends(host, &C, &request)?, Path::HairpinIn, &request.clone().destination(inside).routed_to(&A).hop());
+            became(
+                sends(host, &C, &request)?,
+                Path::HairpinIn,
+                &request.clone().destination(inside).routed_to(&A).hop(),
+            );
             let answer = frame(inside, client).sent_by(&A);
-            became(sends(host, &A, &answer)?, Path::HairpinOut, &answer.clone().source(public).routed_to(&C).hop());
+            became(
+                sends(host, &A, &answer)?,
+                Path::HairpinOut,
+                &answer.clone().source(public).routed_to(&C).hop(),
+            );
 
             // A neighbour, by the network's gateway: the container sees it with another port.
             let client = (B.address, 40_000);
@@ -153,11 +169,13 @@ fn a_published_port_is_reached_by_everybody() -> Result {
             // Itself: it sees its gateway.
             let request = frame((A.address, 40_000), (HOST, 80)).sent_by(&A);
             let outcome = sends(host, &A, &request)?.on_path(Path::HairpinIn);
-            let expected = request.source((gateway(1), source_port(&outcome))).destination(inside).routed_to(&A).hop();
+            let expected =
+                request.source((gateway(1), source_port(&outcome))).destination(inside).routed_to(&A).hop();
             assert_bytes(&outcome.frame, &expected.bytes());
         }
         // The same port by IPv4 is not published.
-        let v4 = crate::frames::Frame::udp((crate::topology::REMOTE, 1), (crate::topology::HOST, 80)).by_router();
+        let v4 =
+            crate::frames::Frame::udp((crate::topology::REMOTE, 1), (crate::topology::HOST, 80)).by_router();
         host.world_sends(&v4)?.passed(Path::NotOurs);
         Ok(())
     })
