@@ -174,9 +174,9 @@ fn a_kernel_peer_and_a_stranger() -> Result<()> {
     let it = Overlay::new("v6kernel", V6)?;
     let (c0, kernel) = (&it.containers[0], &it.client);
     let device = |prefix: &str| -> Result<()> {
-        kernel.ip(&format!(
-            "link add vx address 02:42:0a:14:00:09 type vxlan id 4097 dstport 4789 local 2001:db8::100 nolearning udp6zerocsumtx udp6zerocsumrx"
-        ))?;
+        kernel.ip(
+            "link add vx address 02:42:0a:14:00:09 type vxlan id 4097 dstport 4789 local 2001:db8::100 nolearning udp6zerocsumtx udp6zerocsumrx",
+        )?;
         kernel.ip("link set vx mtu 1430 up")?;
         kernel.ip(&format!("addr add {prefix}9/64 dev vx nodad"))?;
         kernel.ip(&format!("neigh add {prefix}5 lladdr {} dev vx", MACS[0]))?;
