@@ -313,3 +313,92 @@ s.send(b'\\x33\\x33\\0\\0\\0\\1' + {mac} + b'\\x86\\xdd' + struct.pack('!IHBB', 
     }
     it.lab.finish()
 }
+
+/// A host that has its address and default route from a router keeps both when weft switches forwarding on; teardown
+/// puts the settings back.
+#[test]
+fn the_host_goes_on_hearing_its_router() -> Result<()> {
+    let lab = Lab::new("v6router")?;
+    let wire = lab.segment("192.0.2.0/24")?;
+    let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+    let router = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+    let web = host.container("web")?;
+    router.ip("addr add 2001:db8::100/64 dev eth0 nodad")?;
+    for (setting, value) in [("all.forwarding", "0"), ("eth0.accept_ra", "1"), ("eth0.autoconf", "1")] {
+        host.sysctl(&format!("net.ipv6.conf.{setting}"), value)?;
+    }
+    // A router that is believed for three seconds at a time, on a prefix for hosts to make an address of.
+    let _advertises = router.spawn(
+        "exec python3 -c \"
+import socket, struct, time
+s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)
+s.setsockopt(41, socket.IPV6_MULTICAST_HOPS, 255); s.setsockopt(41, socket.IPV6_MULTICAST_IF, socket.if_nametoindex('eth0'))
+prefix = struct.pack('!BBBBIII', 3, 4, 64, 0xc0, 3600, 3600, 0) + socket.inet_pton(socket.AF_INET6, '2001:db8::')
+while True:
+    s.sendto(struct.pack('!BBHBBHII', 134, 0, 0, 64, 0, 3, 0, 0) + prefix, ('ff02::1', 0)); time.sleep(0.3)
+\"",
+    )?;
+    let address = || -> Result<Option<String>> {
+        let shown = host.ip("-br -6 addr show dev eth0 scope global -tentative")?;
+        Ok(shown.split_whitespace().find_map(|word| word.strip_suffix("/64")).map(str::to_owned))
+    };
+    within(Duration::from_secs(10), "the host has an address", || Ok(address()?.is_some()))?;
+    let address = address()?.unwrap_or_default();
+    let setting = |name: &str| -> Result<String> {
+        Ok(host.check(&format!("sysctl -n net.ipv6.conf.{name}"))?.trim().to_owned())
+    };
+    let settings = || -> Result<[String; 2]> { Ok([setting("all.forwarding")?, setting("eth0.accept_ra")?]) };
+    assert_eq!(settings()?, ["0", "1"]);
+
+    const OLD: &str = "name: suite\nnetworks:\n  front: {}\nservices:\n  web: { networks: [ front ], x-weft: { netns: web } }\n";
+    let mut daemon = host.weft(OLD)?;
+    assert_eq!(settings()?, ["0", "1"], "no network needs it");
+    daemon.rewrite(&OLD.replace("{}", "{ enable_ipv6: true }"))?;
+    within(Duration::from_secs(5), "forwarding is on", || Ok(settings()? == ["1", "2"]))?;
+    // Longer than the router is believed once.
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(host.ip("-6 route show default")?.contains("proto ra"));
+    let _server = router.serve_whoami(7000)?;
+    assert_eq!(web.whoami("tcp", "[2001:db8::100]:7000")?.ip().to_string(), address);
+    let status = daemon.json(&["status"])?["sysctls"].to_string();
+    for name in ["net.ipv6.conf.all.forwarding", "net.ipv6.conf.eth0.accept_ra"] {
+        assert!(status.contains(name), "{status}");
+    }
+    // From then on it is the administrator's.
+    host.sysctl("net.ipv6.conf.all.forwarding", "0")?;
+    within(Duration::from_secs(5), "it is obeyed", || {
+        Ok(web.whoami("tcp", "[2001:db8::100]:7000").is_err() && drops(&daemon, "forwarding_disabled")? > 0)
+    })?;
+    assert_eq!(setting("all.forwarding")?, "0");
+    host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    within(Duration::from_secs(5), "and again", || Ok(web.whoami("tcp", "[2001:db8::100]:7000").is_ok()))?;
+    daemon.teardown()?;
+    assert_eq!(settings()?, ["0", "1"]);
+    lab.finish()
+}
+
+/// What is changed behind the daemon's back is put right: the address of a bridge, of a container, its default route, and
+/// an address that somebody gives it.
+#[test]
+fn what_somebody_changes_is_put_right() -> Result<()> {
+    let it = Dual::new("v6drift")?;
+    let works = || -> Result<bool> {
+        let shown = it.web.ip("-6 addr show dev eth0 scope global")?;
+        Ok(shown.contains("fd00:10::10/64")
+            && !shown.contains("fd00:10::99")
+            && it.host.pings("fd00:10::10")?
+            && it.web.pings("2001:db8::100")?)
+    };
+    assert!(works()?);
+    for (place, damage) in [
+        (&*it.host, "addr del fd00:10::1/64 dev br-front"),
+        (&*it.web, "addr del fd00:10::10/64 dev eth0"),
+        (&*it.web, "-6 route del default"),
+        (&*it.web, "-6 route flush dev eth0"),
+        (&*it.web, "addr add fd00:10::99/64 dev eth0 nodad"),
+    ] {
+        place.ip(damage)?;
+        within(Duration::from_secs(12), damage, works)?;
+    }
+    it.lab.finish()
+}

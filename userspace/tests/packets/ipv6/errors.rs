@@ -77,8 +77,8 @@ fn became_error(host: &mut crate::host::Host, kind: &Icmpv6Type, frame: Frame, q
     };
     let outside = frame.clone().source((HOST, port)).hop();
     for from in [REMOTE, REMOTE_2] {
-        let error = error_about(kind.clone(), from, &outside, quote).by_router();
-        let expected = error_about(kind.clone(), from, &frame.clone().hop(), quote).routed_to(&A).hop();
+        let error = error_about(*kind, from, &outside, quote).by_router();
+        let expected = error_about(*kind, from, &frame.clone().hop(), quote).routed_to(&A).hop();
         became(arrives(host, &error)?, Path::IcmpError, &expected);
     }
     Ok(())
@@ -101,7 +101,7 @@ fn through_a_published_port() -> Result {
 
                 let answer = frame.clone().source(public).destination(client);
                 let too_big = Icmpv6Type::PacketTooBig { mtu: 1300 };
-                let error = error_about(too_big.clone(), REMOTE_2, &answer, quote).by_router();
+                let error = error_about(too_big, REMOTE_2, &answer, quote).by_router();
                 let expected = error_about(too_big, REMOTE_2, &answer.source(inside), quote);
                 let expected = for_address(expected, A.address).routed_to(&A).hop();
                 became(arrives(host, &error)?, Path::IcmpError, &expected);

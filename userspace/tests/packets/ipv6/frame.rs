@@ -194,8 +194,7 @@ impl Frame {
                 (IpNumber::UDP, udp.expect("short").to_bytes().to_vec())
             }
             Transport::Icmp(kind) => {
-                let icmp =
-                    Icmpv6Header::with_checksum(kind.clone(), ip.source, ip.destination, &self.payload);
+                let icmp = Icmpv6Header::with_checksum(*kind, ip.source, ip.destination, &self.payload);
                 (IpNumber::IPV6_ICMP, icmp.expect("short").to_bytes().to_vec())
             }
             Transport::Raw(protocol) => (*protocol, Vec::new()),
