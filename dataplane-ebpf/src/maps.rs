@@ -141,13 +141,17 @@ pub fn publication<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a
     if protocol != protocol::SCTP && !port_set_contains(set, port) {
         return None;
     }
-    let mut key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, address, port));
-    if let Some(publication) = PUBLISHED.get(&key) {
+    if let Some(publication) = publication_of(protocol, address, port) {
         return Some(publication);
     }
     let any = if address.is_v4() { &Address::V4_UNSPECIFIED } else { &Address::UNSPECIFIED };
-    key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, any, port));
-    PUBLISHED.get(&key)
+    publication_of(protocol, any, port)
+}
+
+/// The publication of a port of this very address.
+#[inline(always)]
+pub fn publication_of<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a Publication> {
+    PUBLISHED.get(&Key::new(PublicationKey::BITS, PublicationKey::new(protocol, address, port)))
 }
 
 #[inline(always)]

@@ -37,13 +37,17 @@ pub fn leave(packet: &Packet, parsed: &Parsed, device: &Device, flow: &Flow) -> 
     }
     fits(packet, parsed, device, flow.uplink)?;
     translate::rewrite(*packet, parsed, &flow.outside)?;
-    let path = if flow.kind == FlowKind::PORTMAP { Path::PortmapOut } else { Path::MasqueradeOut };
+    let path = match flow.kind {
+        FlowKind::PORTMAP => Path::PortmapOut,
+        FlowKind::ROUTED => Path::RoutedOut,
+        _ => Path::MasqueradeOut,
+    };
     redirect::to_uplink(flow.uplink, path)
 }
 
 /// Whether the packet, or each segment of it, fits the uplink. The container's own MTU nearly always sees to that.
 #[inline(always)]
-fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outcome<()> {
+pub fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outcome<()> {
     let bytes = packet.length() as usize - NETWORK;
     if bytes <= device.uplink_mtu as usize {
         return Ok(());
@@ -211,7 +215,7 @@ fn has_address(uplink: &Device, is_v6: bool) -> bool {
 
 /// Where a packet to the world leaves, by the host's routing table and rules.
 #[inline(never)]
-fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
+pub fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
     // SAFETY: all-zero is a valid value of this struct of integers.
     let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     lookup.l4_protocol = parsed.tuple.protocol;

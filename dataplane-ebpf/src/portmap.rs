@@ -62,6 +62,7 @@ pub fn enter(
     let path = match flow.kind {
         FlowKind::MASQUERADE => Path::MasqueradeIn,
         FlowKind::PORTMAP => Path::PortmapIn,
+        FlowKind::ROUTED => Path::RoutedIn,
         _ => Path::HairpinIn,
     };
     deliver(packet, parsed, inside, endpoint, path).map(Some)

@@ -27,6 +27,17 @@ pub mod flags {
     /// The host forwards IPv6 (`net.ipv6.conf.all.forwarding`).
     pub const FORWARDING_V6: u32 = 1 << 9;
 
+    /// The world knows the network's members by their own IPv4 addresses: nothing is translated.
+    pub const ROUTED: u32 = 1 << 10;
+    /// The same by their IPv6 addresses.
+    pub const ROUTED_V6: u32 = 1 << 11;
+
+    /// Whether a family of the network is routed.
+    #[inline(always)]
+    pub const fn routes(flags: u32, is_v6: bool) -> bool {
+        flags & if is_v6 { ROUTED_V6 } else { ROUTED } != 0
+    }
+
     /// Whether the host forwards packets of a family.
     #[inline(always)]
     pub const fn forwards(flags: u32, is_v6: bool) -> bool {

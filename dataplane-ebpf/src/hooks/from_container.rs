@@ -13,7 +13,7 @@ use crate::{
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
-    turn_back,
+    routed, turn_back,
     verdict::{Outcome, Verdict},
 };
 
@@ -264,13 +264,20 @@ fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdi
 #[inline(always)]
 fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
     if maps::is_host_address(&parsed.tuple.remote) {
-        return host(packet, parsed, device);
+        return host(packet, parsed, device, true);
     }
     if device.flags & flags::INTERNAL != 0 {
         return Err(DropReason::Internal);
     }
-    if maps::subnet(&parsed.tuple.remote).is_some() {
-        return Err(DropReason::Isolated);
+    if let Some(subnet) = maps::subnet(&parsed.tuple.remote) {
+        return if flags::routes(subnet.flags, parsed.is_v6) {
+            host(packet, parsed, device, false)
+        } else {
+            Err(DropReason::Isolated)
+        };
+    }
+    if flags::routes(device.flags, parsed.is_v6) {
+        return routed::open(*packet, parsed, device);
     }
     if device.flags & flags::MASQUERADE == 0 {
         return Err(DropReason::NoRoute);
@@ -278,17 +285,20 @@ fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verd
     masquerade::open(*packet, parsed, device)
 }
 
-/// To an address of this host: a published port, or the host itself.
+/// To an address of this host, or to one of another of its networks that is routed: a published port, or the host itself.
 #[inline(always)]
-fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
+fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, is_own: bool) -> Outcome<Verdict> {
+    let unserved = if is_own { Ok(Verdict::Pass(Path::Host)) } else { Err(DropReason::Isolated) };
     // From here on the container is a client: the host's end is the near one.
     parsed.turn();
     if parsed.is_icmp_error {
-        let verdict = icmp_error::turn_back(packet, parsed, device)?;
-        return Ok(verdict.unwrap_or(Verdict::Pass(Path::Host)));
+        return match icmp_error::turn_back(packet, parsed, device)? {
+            Some(verdict) => Ok(verdict),
+            None => unserved,
+        };
     }
     if matches!(parsed.tuple.protocol, protocol::ICMP | protocol::ICMPV6) || !parsed.has_ports {
-        return Ok(Verdict::Pass(Path::Host));
+        return unserved;
     }
     let from = portmap::From::Container(device);
     if let Some((inside, flow)) = flows::find_outside(parsed)
@@ -297,16 +307,22 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdic
         return Ok(verdict);
     }
     let tuple = &parsed.tuple;
-    match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
+    let publication = if is_own {
+        maps::publication(tuple.protocol, &tuple.local, tuple.local_port)
+    } else {
+        routed::publication(parsed)
+    };
+    match publication {
         // An internal network has the host, not what the host publishes.
         Some(_) if device.flags & flags::INTERNAL != 0 => Err(DropReason::Internal),
         Some(publication) => portmap::open(*packet, parsed, &from, publication),
+        None if !is_own => unserved,
         None => match maps::index(&parsed.tuple.claim()) {
-            Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::Host)),
+            Some(_) if helpers::has_socket(packet.skb, tuple) => unserved,
             Some(_) if device.flags & (flags::MASQUERADE | flags::INTERNAL) == flags::MASQUERADE => {
                 turn_back::open(*packet, parsed, device)
             }
-            _ => Ok(Verdict::Pass(Path::Host)),
+            _ => unserved,
         },
     }
 }

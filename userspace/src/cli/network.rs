@@ -66,6 +66,7 @@ fn options(network: &NetworkView) -> String {
     words.extend(network.internal.then(|| "internal".to_owned()));
     words.extend((!network.inter_container).then(|| "isolated-members".to_owned()));
     words.extend((!network.masquerade).then(|| "no-masquerade".to_owned()));
+    words.extend(network.routed.iter().map(|family| format!("routed-{family}")));
     words.extend(network.vni.map(|vni| format!("vni={vni}")));
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }

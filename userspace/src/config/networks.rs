@@ -138,8 +138,13 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         .as_ref()
         .filter(|name| values::device_name(name, report))
         .map(|name| (name.value.clone(), name.at));
+    let routed = PerFamily {
+        v4: is_routed(options.gateway_mode_ipv4.as_ref(), enable_ipv4, driver, report),
+        v6: is_routed(options.gateway_mode_ipv6.as_ref(), enable_ipv6, driver, report),
+    };
     let network = Network {
         driver,
+        routed,
         enable_ipv4,
         enable_ipv6,
         subnets: subnets.iter().map(|(subnet, _)| subnet.clone()).collect(),
@@ -159,6 +164,29 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         bridge_name,
         faulty: report.count() > before,
     }
+}
+
+/// Docker's gateway modes, of which weft knows two.
+fn is_routed(
+    mode: Option<&Located<String>>,
+    enabled: bool,
+    driver: Driver,
+    report: &mut Report,
+) -> Option<()> {
+    let mode = mode?;
+    match mode.value.as_str() {
+        "nat" => return None,
+        "routed" if !enabled => report.add(mode.at, "the network has no addresses of this family"),
+        "routed" if driver != Driver::Bridge => {
+            report.add(
+                mode.at,
+                "an overlay network is not routed: it reaches the world by each host's address",
+            );
+        }
+        "routed" => return Some(()),
+        other => report.add(mode.at, format!("{}: the gateway mode is 'nat' or 'routed'", quote(other))),
+    }
+    None
 }
 
 /// 0.0.0.0 is Docker's default and means the same here: every address.

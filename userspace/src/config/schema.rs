@@ -66,6 +66,12 @@ pub(super) struct DriverOptions {
     /// Traffic to the world leaves with the host's address.
     #[serde(rename = "com.docker.network.bridge.enable_ip_masquerade")]
     pub masquerade: Option<Located<Flag>>,
+    /// `nat`, or `routed`: the world knows the containers by their own IPv4 addresses.
+    #[serde(rename = "com.docker.network.bridge.gateway_mode_ipv4")]
+    pub gateway_mode_ipv4: Option<Located<String>>,
+    /// The same for IPv6.
+    #[serde(rename = "com.docker.network.bridge.gateway_mode_ipv6")]
+    pub gateway_mode_ipv6: Option<Located<String>>,
     /// Host address of published ports that name none.
     #[serde(rename = "com.docker.network.bridge.host_binding_ipv4")]
     pub host_binding: Option<Located<String>>,

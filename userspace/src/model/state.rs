@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration}
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use super::Family;
+use super::{Family, PerFamily};
 
 /// Everything one host is asked to be. Providers yield it whole; nothing in it is relative to an earlier state.
 ///
@@ -39,7 +39,10 @@ pub struct Network {
     pub inter_container: bool,
     /// Traffic to the world leaves with the uplink's address (`com.docker.network.bridge.enable_ip_masquerade`).
     pub masquerade: bool,
-    /// MTU in bytes of the containers' interfaces; `None`: the uplink's, less 50 bytes for an overlay.
+    /// Families that are routed: the world knows the members by their own addresses
+    /// (`com.docker.network.bridge.gateway_mode_ipv4` and `_ipv6`).
+    pub routed: PerFamily<()>,
+    /// MTU in bytes of the containers' interfaces; `None`: the uplink's, less 50 or 70 bytes for an overlay.
     pub mtu: Option<u32>,
     /// Name of the bridge device (`com.docker.network.bridge.name`); `None`: derived from the network's name.
     pub bridge_name: Option<String>,

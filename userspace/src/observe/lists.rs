@@ -29,6 +29,10 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
             internal: network.internal,
             inter_container: network.inter_container,
             masquerade: network.masquerade,
+            routed: [(network.routed.v4, "ipv4"), (network.routed.v6, "ipv6")]
+                .into_iter()
+                .filter_map(|(routed, family)| routed.map(|()| family.to_owned()))
+                .collect(),
             vni: network.vni(),
             vxlan: network.vxlan.clone(),
             endpoints: members(applied, name),

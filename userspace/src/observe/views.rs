@@ -159,6 +159,8 @@ pub struct NetworkView {
     pub inter_container: bool,
     /// Traffic to the world is masqueraded.
     pub masquerade: bool,
+    /// Families in which the world knows the containers by their own addresses.
+    pub routed: Vec<String>,
     /// VXLAN network identifier.
     pub vni: Option<u32>,
     /// Vxlan device.
@@ -223,7 +225,7 @@ pub struct PortView {
 pub struct FlowView {
     /// `tcp`, `udp`, `icmp` or a number.
     pub protocol: String,
-    /// `masquerade`, `portmap` or `hairpin`.
+    /// `masquerade`, `portmap`, `hairpin`, `turn_back` or `routed`.
     pub kind: String,
     /// `unconfirmed`, `established` or `closing`.
     pub state: String,

@@ -76,6 +76,8 @@ fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
             (network.internal, "internal"),
             (!network.inter_container, "isolated-members"),
             (!network.masquerade, "no-masquerade"),
+            (network.routed.v4.is_some(), "routed-ipv4"),
+            (network.routed.v6.is_some(), "routed-ipv6"),
         ] {
             words.extend(set.then(|| word.to_owned()));
         }
@@ -134,6 +136,7 @@ mod tests {
             internal: false,
             inter_container: true,
             masquerade: true,
+            routed: Default::default(),
             mtu: None,
             bridge: "br-front".into(),
             vxlan: None,

@@ -57,7 +57,7 @@ impl Ports {
         let new: Vec<(&ResolvedPublication, String)> = publications
             .iter()
             .map(|publication| (publication, key(publication)))
-            .filter(|(_, key)| !self.served.contains(key))
+            .filter(|(publication, key)| !publication.is_routed() && !self.served.contains(key))
             .collect();
         let mut refused = Refused::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {

@@ -64,6 +64,8 @@ pub struct ResolvedNetwork {
     pub inter_container: bool,
     /// Traffic to the world is masqueraded.
     pub masquerade: bool,
+    /// Families in which the world knows the members by their own addresses.
+    pub routed: PerFamily<()>,
     /// MTU, where the user gave one.
     pub mtu: Option<u32>,
     /// Name of the bridge device.
@@ -159,6 +161,11 @@ pub struct ResolvedPublication {
 }
 
 impl ResolvedPublication {
+    /// Whether the world reaches the container itself, in a routed network: nothing of the host's is published.
+    pub fn is_routed(&self) -> bool {
+        self.host_address == self.address
+    }
+
     /// How people write the host side: `0.0.0.0:8080/tcp` or `[::]:8080/tcp`.
     pub fn host_side(&self) -> String {
         let (ports, protocol) = (self.host_ports, self.protocol);

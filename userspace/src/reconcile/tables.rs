@@ -92,6 +92,8 @@ fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
         (network.internal, flags::INTERNAL),
         (network.inter_container, flags::INTER_CONTAINER),
         (network.masquerade, flags::MASQUERADE),
+        (network.routed.v4.is_some(), flags::ROUTED),
+        (network.routed.v6.is_some(), flags::ROUTED_V6),
         (network.vxlan.is_some(), flags::OVERLAY),
     ]
     .into_iter()
@@ -340,7 +342,9 @@ pub fn publication_number(publication: &ResolvedPublication) -> u32 {
 }
 
 fn published(publications: &[&ResolvedPublication], protocol: Protocol) -> PortRanges {
-    let of_protocol = publications.iter().filter(|publication| publication.protocol == protocol);
+    let of_protocol = publications
+        .iter()
+        .filter(|publication| publication.protocol == protocol && !publication.is_routed());
     of_protocol.map(|publication| publication.host_ports).collect()
 }
 

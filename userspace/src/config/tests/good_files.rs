@@ -39,6 +39,7 @@ fn the_example_of_the_repository() -> Outcome {
         internal: false,
         inter_container: true,
         masquerade: true,
+        routed: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,
@@ -214,6 +215,7 @@ networks:
       com.docker.network.bridge.name: br-front
       com.docker.network.bridge.enable_icc: "false"
       com.docker.network.bridge.enable_ip_masquerade: false
+      com.docker.network.bridge.gateway_mode_ipv4: nat
       com.docker.network.bridge.host_binding_ipv4: 192.0.2.1
       com.docker.network.driver.mtu: 1400
     ipam:
@@ -247,6 +249,7 @@ services:
             internal: false,
             inter_container: false,
             masquerade: false,
+            routed: Default::default(),
             mtu: Some(1400),
             bridge_name: Some("br-front".to_owned()),
             host_binding: Some("192.0.2.1".parse()?),

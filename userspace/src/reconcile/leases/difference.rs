@@ -111,6 +111,9 @@ fn pool<'a>(
 }
 
 fn claim(claims: &mut Claims, publication: &ResolvedPublication) {
+    if publication.is_routed() {
+        return;
+    }
     claims.add(
         publication.protocol,
         publication.host_address,
@@ -160,7 +163,7 @@ pub fn patch(
     for endpoint in patched.endpoints_before.values() {
         index.devices.remove(&endpoint.device);
     }
-    for publication in &patched.publications_before {
+    for publication in patched.publications_before.iter().filter(|publication| !publication.is_routed()) {
         index.claims.remove(publication.protocol, publication.host_address, publication.host_ports);
     }
     let present = || touched.iter().filter_map(|name| Some((name, desired.containers.get(name)?)));

@@ -92,6 +92,7 @@ fn resolve_one(
         internal: network.internal,
         inter_container: network.inter_container,
         masquerade: network.masquerade,
+        routed: network.routed,
         mtu: network.mtu,
         bridge: network.bridge_name.clone().unwrap_or_else(|| names::bridge(name)),
         vxlan: matches!(network.driver, Driver::Overlay { .. }).then(|| names::vxlan(name)),

@@ -90,8 +90,33 @@ pub(super) fn resolve_one(
         )?;
     let host_binding = desired.networks.get(&endpoint.network).and_then(|network| network.host_binding);
     let host_address = publication.host_address.or(host_binding);
-    let targets = targets(host_address, resolved)?;
+    let routed = desired.networks.get(&endpoint.network).map(|network| network.routed).unwrap_or_default();
+    let (routed, targets): (Vec<_>, Vec<_>) = targets(host_address, resolved)?
+        .into_iter()
+        .partition(|(_, address)| routed.of(Family::of(*address)).is_some());
     let protocol = publication.protocol;
+    let entry = |host_address, address, host_ports| ResolvedPublication {
+        container: container.to_owned(),
+        endpoint: endpoint.clone(),
+        network_number: resolved.network_number,
+        address,
+        protocol,
+        host_address,
+        host_ports,
+        container_ports: publication.container_ports,
+    };
+    if let (Some(address), false) = (host_address, routed.is_empty()) {
+        return Err(format!(
+            "host address {address} means nothing in a routed network, where the world reaches the container's own: \
+             leave it out"
+        ));
+    }
+    // The world reaches the container's own port, whatever host port is given.
+    let routed: Vec<_> =
+        routed.into_iter().map(|(_, address)| entry(address, address, publication.container_ports)).collect();
+    if targets.is_empty() {
+        return Ok(routed);
+    }
     let host_ports = match publication.host_ports {
         HostPorts::Exactly(ports) => ports,
         HostPorts::OneOf(_) | HostPorts::Any => {
@@ -122,18 +147,9 @@ pub(super) fn resolve_one(
     }
     let publications = targets.into_iter().map(|(host_address, address)| {
         claims.add(protocol, host_address, host_ports, container);
-        ResolvedPublication {
-            container: container.to_owned(),
-            endpoint: endpoint.clone(),
-            network_number: resolved.network_number,
-            address,
-            protocol,
-            host_address,
-            host_ports,
-            container_ports: publication.container_ports,
-        }
+        entry(host_address, address, host_ports)
     });
-    Ok(publications.collect())
+    Ok(publications.chain(routed).collect())
 }
 
 /// Host addresses with the container's address that each leads to. There is no translation between the families.

@@ -31,6 +31,7 @@ fn network(subnet: Option<&str>) -> Network {
         internal: false,
         inter_container: true,
         masquerade: true,
+        routed: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,

@@ -33,6 +33,7 @@ fn state() -> Result<ResolvedState, Box<dyn std::error::Error>> {
         internal: false,
         inter_container: true,
         masquerade: true,
+        routed: Default::default(),
         mtu: None,
         bridge: "br-mesh".into(),
         vxlan: Some("vx-mesh".into()),

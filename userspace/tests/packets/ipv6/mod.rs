@@ -4,6 +4,7 @@ mod bridge;
 mod errors;
 mod frame;
 mod overlay;
+mod routed;
 mod topology;
 mod translation;
 

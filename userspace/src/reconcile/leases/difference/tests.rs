@@ -136,6 +136,7 @@ fn network(number: usize) -> Network {
         internal: number == 0,
         inter_container: true,
         masquerade: true,
+        routed: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,
