@@ -159,8 +159,13 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
     {
         return true;
     }
-    let publication = if is_routed { maps::publication_of } else { maps::publication };
-    match publication(inside.protocol, &flow.outside.local, flow.outside.local_port) {
+    let (protocol, local, port) = (inside.protocol, &flow.outside.local, flow.outside.local_port);
+    let publication = if is_routed {
+        maps::publication_of(protocol, local, port)
+    } else {
+        maps::publication(protocol, local, port)
+    };
+    match publication {
         Some(publication) => {
             publication.address != inside.local
                 || publication.container_port(flow.outside.local_port) != inside.local_port
