@@ -25,7 +25,7 @@ services:
     x-weft: { netns: web }
   four:
     networks: { plain: { ipv4_address: 198.51.100.10 } }
-    ports: [ "8080:80" ]
+    ports: [ "8090:80" ]
     x-weft: { netns: four }
   other: { networks: { side: { ipv4_address: 10.12.0.12, ipv6_address: "fd00:12::12" } }, x-weft: { netns: other } }
 x-weft: { uplinks: [ eth0 ] }
