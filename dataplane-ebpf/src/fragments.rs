@@ -5,7 +5,10 @@
 //! bounded in memory by the queue, in work by its rate, and in time; there is no reassembly, and nothing of a later
 //! fragment is ever written but its IP header.
 
-use dataplane_common::abi::{DropReason, FragmentKey, Fragments, Path};
+use dataplane_common::{
+    abi::{DropReason, FragmentKey, Fragments, Path},
+    packet::protocol,
+};
 
 use crate::{
     helpers, maps,
@@ -28,7 +31,7 @@ const TIME_MASK: u32 = WAITS - 1;
 /// Completes what was parsed: ports for a later fragment. `Some`: the packet's way ends here for now.
 #[inline(always)]
 pub fn complete(packet: &Packet, parsed: &mut Parsed) -> Outcome<Option<Verdict>> {
-    if parsed.fragment() == Fragment::Whole {
+    if parsed.fragment() == Fragment::Whole || !is_translated(parsed.tuple.protocol) {
         return Ok(None);
     }
     match recall(*packet, parsed) {
@@ -36,6 +39,12 @@ pub fn complete(packet: &Packet, parsed: &mut Parsed) -> Outcome<Option<Verdict>
         HOPELESS => Err(DropReason::Fragment),
         until => wait(packet, until),
     }
+}
+
+/// Whether first fragments of this protocol may have ports. No other protocol is in a flow.
+#[inline(always)]
+fn is_translated(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP | protocol::ICMP | protocol::ICMPV6)
 }
 
 /// The fragment's way goes on: as one of a known datagram or as a first.
@@ -61,17 +70,19 @@ fn recall(packet: Packet, parsed: &mut Parsed) -> u32 {
         if let Some(known) = known
             && known.local_port == parsed.tuple.local_port
             && known.remote_port == parsed.tuple.remote_port
+            && known.has_ports == u16::from(parsed.has_ports)
         {
             // The same fragment once more: its siblings have the identification that the first copy was given.
-            parsed.new_identification = known.identification;
-        } else if parsed.has_ports {
+            parsed.new_identification = u32::from(known.identification);
+        } else {
             let fragments = Fragments {
                 seen_ns: now,
                 local_port: parsed.tuple.local_port,
                 remote_port: parsed.tuple.remote_port,
-                identification: helpers::random() & 0xffff,
+                identification: helpers::random() as u16,
+                has_ports: u16::from(parsed.has_ports),
             };
-            parsed.new_identification = fragments.identification;
+            parsed.new_identification = u32::from(fragments.identification);
             maps::add_fragments(&key, &fragments);
         }
         return GO_ON;
@@ -80,8 +91,8 @@ fn recall(packet: Packet, parsed: &mut Parsed) -> u32 {
     if let Some(first) = known {
         parsed.tuple.local_port = first.local_port;
         parsed.tuple.remote_port = first.remote_port;
-        parsed.new_identification = first.identification;
-        parsed.has_ports = true;
+        parsed.new_identification = u32::from(first.identification);
+        parsed.has_ports = first.has_ports != 0;
         if waits.is_some() {
             note(packet, 0, 0);
         }

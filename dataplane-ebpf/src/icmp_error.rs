@@ -68,11 +68,12 @@ pub fn enter(packet: &Packet, parsed: &mut Parsed, uplink: &Device) -> Outcome<O
     redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some)
 }
 
-/// An error from a container about a packet that came to it through a flow. `None`: about nothing that was translated.
+/// An error from a container about a packet that came to it through a flow of this epoch. `None`: about nothing that was
+/// translated.
 #[inline(always)]
-pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Option<Verdict>> {
+pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device, epoch: u32) -> Outcome<Option<Verdict>> {
     let Some(quoted) = quoted(*packet, parsed)? else { return Ok(None) };
-    let Some(flow) = flows::peek_inside(&quoted.tuple).filter(|flow| flow.epoch == device.epoch) else {
+    let Some(flow) = flows::peek_inside(&quoted.tuple).filter(|flow| flow.epoch == epoch) else {
         return Ok(None);
     };
     if flow.kind == FlowKind::HAIRPIN {

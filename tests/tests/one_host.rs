@@ -217,12 +217,15 @@ fn published_ports_of_a_neighbour_elsewhere() -> Result<()> {
         assert_eq!(it.other.whoami("tcp", to)?.ip().to_string(), "10.12.0.12", "{to}");
     }
     assert_eq!(it.drops("spoofed_address")?, 0);
-    // Nobody else says that: neither another container of the client's network, nor this one without a flow.
-    it.web.ip("route add 10.12.0.99 dev eth1 src 10.10.0.10")?;
-    it.web.run("ping -c 1 -W 1 10.12.0.99")?;
+    // Nobody else says that: neither this one without a flow, nor another container of the client's network.
     it.web.ip("neigh add 10.12.0.98 lladdr 02:00:00:00:00:98 dev eth1")?;
     it.web.run("ping -c 1 -W 1 -I 10.10.0.10 10.12.0.98")?;
-    assert!(it.drops("spoofed_address")? > 0);
+    let of_web = it.drops("spoofed_address")?;
+    assert!(of_web > 0);
+    it.other.ip("addr add 10.10.0.10/32 dev lo")?;
+    it.other.ip("neigh add 10.12.0.98 lladdr 02:00:00:00:00:98 dev eth0")?;
+    it.other.run("ping -c 1 -W 1 -I 10.10.0.10 10.12.0.98")?;
+    assert!(it.drops("spoofed_address")? > of_web);
     it.lab.finish()
 }
 

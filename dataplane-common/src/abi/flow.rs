@@ -134,7 +134,9 @@ pod! {
         pub remote_port: u16,
         /// The identification that the datagram leaves with where the source is translated: two containers may use one
         /// and the same (RFC 6864 section 5.3.1).
-        pub identification: u32,
+        pub identification: u16,
+        /// 1, or 0 where the first fragment has no ports either: an echo request to the host, for one.
+        pub has_ports: u16,
     }
 
     /// Value of map `icmp_budgets`: how many ICMP errors may still leave by a device (RFC 1812 section 4.3.2.8).

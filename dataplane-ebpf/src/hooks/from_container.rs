@@ -32,6 +32,8 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     if ethernet.source != device.mac {
         return Err(DropReason::SpoofedMac);
     }
+    // Flows through the device are of this container, unless it answers by another network.
+    let mut epoch = device.epoch;
     let (parsed, scope) = match ethernet.ether_type.get() {
         ETHERTYPE_IPV4 => {
             let parsed = parse_ipv4(packet, Side::Source)?;
@@ -47,11 +49,14 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
         _ => return Err(DropReason::UnsupportedProtocol),
     };
     let scope = match scope {
-        Err(DropReason::SpoofedAddress) => return portmap::answer_by_other_network(*packet, parsed, device),
+        Err(DropReason::SpoofedAddress) => {
+            epoch = epoch_elsewhere(parsed.tuple.local, device).ok_or(DropReason::SpoofedAddress)?;
+            Scope::Elsewhere
+        }
         scope => scope?,
     };
     let is_v6 = parsed.is_v6;
-    match ip(packet, parsed, device, scope) {
+    match ip(packet, parsed, device, scope, epoch) {
         Ok(verdict) => Ok(verdict),
         Err(reason) => Ok(refuse(packet, reason, device.gateway_of(is_v6))),
     }
@@ -66,10 +71,14 @@ enum Scope {
     Neighbour,
     /// Anybody else, the host included.
     Beyond,
+    /// The source is an address that the container has in another of its networks. The client of a published port may be
+    /// its neighbour here: then this is the way that its answer takes, though the port is published by the container's
+    /// default network. Nothing else may leave like this.
+    Elsewhere,
 }
 
 /// ARP is the bridge's, but nobody speaks for another: the sender must be the container, or nobody (RFC 5227 probe). A
-/// container that answers from its address in another network ([`portmap::answer_by_other_network`]) asks with that.
+/// container that answers from its address in another network ([`Scope::Elsewhere`]) asks with that.
 #[inline(always)]
 fn arp(packet: &Packet, device: &Device) -> Outcome<Verdict> {
     packet.linearise(Ethernet::LENGTH + size_of::<Arp>());
@@ -81,19 +90,18 @@ fn arp(packet: &Packet, device: &Device) -> Outcome<Verdict> {
     if sender != device.address.v4_network_order()
         && sender != 0
         && !(operation == Arp::REQUEST
-            && is_of_same_container(Address::from_v4_network_order(sender), device))
+            && epoch_elsewhere(Address::from_v4_network_order(sender), device).is_some())
     {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(Verdict::Pass(Path::SlowPath))
 }
 
-/// Whether an address is one that the container has in another of its networks.
+/// The epoch of an address that the container has in another of its networks.
 #[inline(never)]
-fn is_of_same_container(address: Address, device: &Device) -> bool {
-    maps::subnet(&address)
-        .and_then(|subnet| maps::endpoint(subnet.network, &address))
-        .is_some_and(|endpoint| endpoint.container == device.container)
+fn epoch_elsewhere(address: Address, device: &Device) -> Option<u32> {
+    let endpoint = maps::endpoint(maps::subnet(&address)?.network, &address)?;
+    (endpoint.container == device.container).then_some(endpoint.epoch)
 }
 
 #[inline(always)]
@@ -197,19 +205,21 @@ fn link_layer_addresses(packet: &Packet, first: usize, device: &Device) -> Outco
 
 /// Any IP packet that is what it says.
 #[inline(always)]
-fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope) -> Outcome<Verdict> {
+fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope, epoch: u32) -> Outcome<Verdict> {
     if scope == Scope::Link {
         return Ok(Verdict::Pass(Path::SlowPath));
     }
     // The client of a published port may be a neighbour: then its answer must come from the host's port.
-    if scope == Scope::Beyond || device.flags & flags::PUBLISHED != 0 {
+    if scope != Scope::Neighbour || device.flags & flags::PUBLISHED != 0 {
         match fragments::complete(packet, parsed) {
             Ok(None) => {}
             Ok(Some(verdict)) => return Ok(verdict),
             // Neighbours' fragments are bridged as they are.
             Err(_) if scope == Scope::Neighbour => {}
             // It has waited in vain. If it is for the host, the host's stack knows what to do.
-            Err(reason) if !maps::is_host_address(&parsed.tuple.remote) => return Err(reason),
+            Err(reason) if scope == Scope::Elsewhere || !maps::is_host_address(&parsed.tuple.remote) => {
+                return Err(reason);
+            }
             Err(_) => return Ok(Verdict::Pass(Path::Host)),
         }
         // VXLAN has no authentication: what a container sends to the tunnel port would be taken for this host's, here and
@@ -221,8 +231,9 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope) -> Ou
         {
             return Err(DropReason::Isolated);
         }
-        if let Some(flow) = flows::find_inside(&parsed.tuple, parsed, device.epoch) {
+        if let Some(flow) = flows::find_inside(&parsed.tuple, parsed, epoch) {
             match flow.kind {
+                FlowKind::HAIRPIN if scope == Scope::Elsewhere && flow.remote_network != device.network => {}
                 FlowKind::HAIRPIN => return portmap::answer_hairpin(packet, parsed, flow),
                 FlowKind::TURN_BACK if scope == Scope::Beyond => {
                     return turn_back::again(*packet, parsed, flow);
@@ -232,13 +243,14 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope) -> Ou
             }
         }
         if parsed.is_icmp_error
-            && let Some(verdict) = icmp_error::leave(packet, parsed, device)?
+            && let Some(verdict) = icmp_error::leave(packet, parsed, device, epoch)?
         {
             return Ok(verdict);
         }
     }
     match scope {
         Scope::Neighbour => neighbour(packet, parsed, device),
+        Scope::Elsewhere => Err(DropReason::SpoofedAddress),
         _ => beyond(packet, parsed, device),
     }
 }

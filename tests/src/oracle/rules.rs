@@ -54,14 +54,19 @@ pub static RULES: [Rule; 4] = [
         reason: "a UDP socket of the host is led to the container, and sees in `recvmsg` the last name that it used for it; \
              netfilter keeps one connection for each name",
         covers: |topology, action, it| {
-            let (Action::Udp { from: Place::Host(host), to, .. }, Some(datagram)) = (action, it.datagram)
+            let (Action::Udp { from: Place::Host(host), source, to }, Some(datagram)) = (action, it.datagram)
             else {
                 return false;
             };
             let server = |index: usize| topology.served_by(*host, to[index].0);
+            let name = |index: usize| to[index].0;
+            let other_name = |index| name(index) != name(datagram) && server(index) == server(datagram);
+            // An earlier socket of this port may have used the other name.
+            let of_earlier =
+                source.is_some() && it.fact == "source port" && it.weft.as_deref() == Some("kept");
             matches!(it.fact.as_str(), "answer from" | "source port")
                 && server(datagram).is_some()
-                && (0..to.len()).any(|other| other != datagram && server(other) == server(datagram))
+                && (of_earlier || (0..to.len()).any(other_name))
         },
         applied: AtomicU64::new(0),
     },
@@ -69,13 +74,27 @@ pub static RULES: [Rule; 4] = [
         name: "host-sockets-in-the-pool",
         reason: "a port of the masquerade pool belongs to the container's flow that had it first, towards its remote end; \
              netfilter changes the port of whoever comes second",
-        covers: |_, action, it| {
-            matches!(action, Action::Udp { from: Place::Host(_), source: Some(_), .. })
-                && (lost(it) || it.fact == "source port")
+        covers: |topology, action, it| {
+            let (Action::Udp { from: Place::Host(host), source: Some(_), to }, Some(datagram)) =
+                (action, it.datagram)
+            else {
+                return false;
+            };
+            is_outside(topology, *host, to[datagram].0.address) && (lost(it) || it.fact == "source port")
         },
         applied: AtomicU64::new(0),
     },
 ];
+
+/// Whether containers of this host reach the address by masquerade.
+fn is_outside(topology: &Topology, host: usize, address: Address) -> bool {
+    match address {
+        Address::Client => true,
+        Address::Uplink(other) => other != host,
+        Address::Gateway(network) => !topology.networks[network].is_on(host),
+        Address::Loopback | Address::Container(..) => false,
+    }
+}
 
 /// Whether it is what the loss of an answer makes.
 fn lost(difference: &Difference) -> bool {

@@ -3,7 +3,7 @@
     answer PORT ORDER              a UDP server that answers with what it got, cut and ordered likewise
     ask ADDRESS PORT ORDER COUNT   UDP datagrams of 8,000 bytes, two at a time, their fragments alternating
     ping ADDRESS ORDER COUNT       echo requests of 4,000 bytes
-    flood ADDRESS PORT COUNT       later fragments of datagrams that have no first
+    flood ADDRESS PORT COUNT SIZE  later fragments of so many bytes, of datagrams that have no first
 
 Both families. ORDER: digits, each the number of a fragment, from 0; one that is missing is lost, one that is there twice is sent twice.
 """
@@ -68,9 +68,9 @@ raw = {of: socket.socket(of, socket.SOCK_RAW, socket.IPPROTO_RAW) for of in (soc
 
 
 def send(address, *datagrams):
-    for packets in zip(*datagrams):
-        for packet in packets:
-            raw[family(address)].sendto(packet, (address, 0))
+    # All made before the first leaves: a fragment waits 67 ms for the others.
+    for packet in [packet for packets in zip(*datagrams) for packet in packets]:
+        raw[family(address)].sendto(packet, (address, 0))
 
 
 def answer(port, order):
@@ -131,12 +131,15 @@ def ping(address, order, count):
     print(answered)
 
 
-def flood(address, port, count):
+def flood(address, port, count, size):
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     source, destination = own_address(address), octets(address)
-    datagram = udp(source, destination, (1, int(port)), bytes(2 * CUT))
+    datagram = udp(source, destination, (1, int(port)), bytes(CUT - 8 + int(size)))
     for _ in range(int(count)):
         send(address, fragments(source, destination, 17, datagram, "1"))
     print(count)
 
 
+# Nothing else on this machine delays a fragment for longer than the others wait.
+os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 {"answer": answer, "ask": ask, "ping": ping, "flood": flood}[sys.argv[1]](*sys.argv[2:])

@@ -19,6 +19,8 @@ use super::{
 /// Attributes of `tbf` (linux/pkt_sched.h).
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_BURST: u16 = 6;
+/// `TCA_OPTIONS` (linux/rtnetlink.h).
+const TCA_OPTIONS: u16 = 2;
 /// `TC_LINKLAYER_ETHERNET`: the kernel computes the times of packets itself instead of reading them from a table.
 const LINK_LAYER_ETHERNET: u8 = 1;
 
@@ -60,7 +62,7 @@ pub struct DelaySpec {
     pub minimum_packet: u16,
     /// Longest packet, and what may pass at once after silence, in bytes.
     pub burst: u32,
-    /// Bytes that may wait; what comes then is dropped.
+    /// Packets that may wait; what comes then is dropped.
     pub limit: u32,
 }
 
@@ -77,6 +79,11 @@ impl DelaySpec {
         let is_pair = matches!(&entrance.kind, LinkKind::Veth(Some(peer))
             if peer.namespace_id.is_none() && peer.ifindex == exit.ifindex);
         is_pair && is_end(entrance, &self.entrance) && is_end(exit, &self.exit)
+    }
+
+    /// Whether a device is as [`Self::create`] leaves it: what a daemon leaves that is killed before it has marked it.
+    pub fn is_as_made(link: &Link) -> bool {
+        link.is_unmarked() && link.mtu == MTU && matches!(link.kind, LinkKind::Veth(_))
     }
 
     fn create(&self) -> LinkMessage {
@@ -96,6 +103,7 @@ impl DelaySpec {
                 rate: self.rate,
                 ..RateSpec::default()
             },
+            // Handed on to the queue inside.
             limit: self.limit,
             ..TokenBucket::default()
         };
@@ -110,6 +118,17 @@ impl DelaySpec {
                 option(TCA_TBF_BURST, &self.burst.to_ne_bytes()),
             ]),
         ];
+        message
+    }
+
+    /// What waits for its turn, counted in packets: in bytes many more short ones would wait, and longer.
+    fn queue_inside(&self, ifindex: u32) -> TcMessage {
+        let mut message = TcMessage::with_index(ifindex.cast_signed());
+        message.header.parent = TcHandle { major: 1, minor: 1 };
+        message.header.handle = TcHandle { major: 2, minor: 0 };
+        // `struct tc_fifo_qopt` is the packets' number alone.
+        let limit = DefaultNla::new(TCA_OPTIONS, self.limit.to_ne_bytes().to_vec());
+        message.attributes = vec![TcAttribute::Kind("pfifo".to_owned()), TcAttribute::Other(limit)];
         message
     }
 }
@@ -128,8 +147,7 @@ impl Netlink {
             return self.ensure_queue(spec, entrance.ifindex).await;
         }
         for link in [&ends.0, &ends.1].into_iter().flatten() {
-            // What a daemon leaves that is killed before it has marked them.
-            if !(link.is_unmarked() && matches!(link.kind, LinkKind::Veth(_))) {
+            if !DelaySpec::is_as_made(link) {
                 link.owned(self, "veth", &spec.alias)?;
             }
         }
@@ -149,7 +167,10 @@ impl Netlink {
             self.change_link(&format!("configure veth {}", link.name), message.build()).await?;
         }
         // Before the pair is up: nothing passes it without delay.
-        self.ensure_queue(spec, entrance.ifindex).await?;
+        if let Err(error) = self.ensure_queue(spec, entrance.ifindex).await {
+            self.remove_link_by_index(entrance.ifindex, &entrance.name).await?;
+            return Err(error);
+        }
         for link in [&entrance, &exit] {
             let message = LinkUnspec::new_with_index(link.ifindex).up().build();
             self.change_link(&format!("set device {} up", link.name), message).await?;
@@ -157,11 +178,12 @@ impl Netlink {
         Ok(())
     }
 
-    /// One request, whatever is there: the kernel changes a queue of this kind in place and replaces another one.
+    /// Whatever is there: the kernel changes a queue of this kind in place and replaces another one.
     async fn ensure_queue(&self, spec: &DelaySpec, entrance: u32) -> Result<()> {
         let operation = format!("give device {} a queue of kind tbf", spec.entrance);
         let message = RouteNetlinkMessage::NewQueueDiscipline(spec.queue(entrance));
-        match self.change(&operation, message, NLM_F_CREATE | NLM_F_REPLACE).await {
+        let outside = self.change(&operation, message, NLM_F_CREATE | NLM_F_REPLACE).await;
+        match outside {
             Err(Error::Kernel { operation, namespace, errno: nix::errno::Errno::ENOENT, .. }) => {
                 Err(Error::Kernel {
                     operation,
@@ -170,7 +192,12 @@ impl Netlink {
                     message: Some("this kernel has no tbf (module sch_tbf)".to_owned()),
                 })
             }
-            result => result,
+            Err(error) => Err(error),
+            Ok(()) => {
+                let operation = format!("give device {} a queue of kind pfifo", spec.entrance);
+                let message = RouteNetlinkMessage::NewQueueDiscipline(spec.queue_inside(entrance));
+                self.change(&operation, message, NLM_F_CREATE | NLM_F_REPLACE).await
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::MacAddress,
-    netdev::{self, BridgeSpec, Link, LinkKind, Netlink, Outcome, VxlanSpec, sysctl},
+    netdev::{self, BridgeSpec, DelaySpec, Link, LinkKind, Netlink, Outcome, VxlanSpec, sysctl},
 };
 
 /// MTU where no uplink gives one.
@@ -187,8 +187,11 @@ pub fn superfluous(state: &ResolvedState, kernel: &Kernel) -> Vec<Link> {
 /// Devices that a daemon made and was killed before it marked them: of a name that it has used, and as the request that
 /// makes them leaves them. The name alone does not do, since a user can give any name to a bridge.
 pub fn unmarked<'a>(links: &'a [Link], leases: &Leases) -> Vec<&'a Link> {
-    let is_of_waiting_room = |name: &str| [names::WAITING_ROOM, names::WAITING_ROOM_EXIT].contains(&name);
-    let is_name_of_ours = |name: &String| leases.devices.contains(name) || is_of_waiting_room(name);
+    let is_of_waiting_room = |link: &Link| {
+        [names::WAITING_ROOM, names::WAITING_ROOM_EXIT].contains(&link.name.as_str())
+            && DelaySpec::is_as_made(link)
+    };
+    let is_name_of_ours = |link: &Link| leases.devices.contains(&link.name) || is_of_waiting_room(link);
     let as_made = |link: &Link| match &link.kind {
         LinkKind::Bridge(bridge) => {
             // Its address is made from the gateway's ([`bridge_mac`]); by default a bridge snoops.
@@ -196,10 +199,10 @@ pub fn unmarked<'a>(links: &'a [Link], leases: &Leases) -> Vec<&'a Link> {
                 && link.mac_address.is_some_and(|mac| mac.0.starts_with(&names::MAC_PREFIX))
         }
         LinkKind::Vxlan(_) => link.name.starts_with(names::VXLAN_PREFIX),
-        LinkKind::Veth(_) => link.name.starts_with(names::VETH_PREFIX) || is_of_waiting_room(&link.name),
+        LinkKind::Veth(_) => link.name.starts_with(names::VETH_PREFIX) || is_of_waiting_room(link),
         LinkKind::Other(_) => false,
     };
-    links.iter().filter(|link| link.is_unmarked() && is_name_of_ours(&link.name) && as_made(link)).collect()
+    links.iter().filter(|link| link.is_unmarked() && is_name_of_ours(link) && as_made(link)).collect()
 }
 
 /// Removes devices.

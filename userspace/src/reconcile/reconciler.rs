@@ -20,7 +20,8 @@ use super::{
     problem::Problem,
     programs,
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
-    sysctls, tables, uplinks, waiting_room,
+    sysctls, tables, uplinks,
+    waiting_room::{self, WaitingRoom},
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -106,7 +107,7 @@ pub struct Reconciler {
     /// What the next round needs to work on a difference only. None after a round that left something to be done.
     memory: Option<Memory>,
     /// Index of the device that fragments wait in.
-    waiting_room: Option<u32>,
+    waiting_room: WaitingRoom,
     _state: StateLock,
     _namespace: NamespaceLock,
 }
@@ -139,7 +140,7 @@ impl Reconciler {
             applied: Applied::default(),
             kernel: None,
             memory: None,
-            waiting_room: None,
+            waiting_room: WaitingRoom::default(),
             _state: state,
             _namespace: namespace,
         })
@@ -314,8 +315,10 @@ impl Reconciler {
         if devices::ensure(&state, &uplinks, vtep, &self.netlink, &kernel, &mut problems).await {
             kernel.read_devices(&self.netlink).await?;
         }
+        let room = &self.waiting_room;
         self.waiting_room =
-            waiting_room::ensure(&self.netlink, &mut kernel, &self.dataplane, full, &mut problems).await;
+            waiting_room::ensure(room, &self.netlink, &mut kernel, &self.dataplane, full, &mut problems)
+                .await;
         programs::ensure_bridges(&state, &kernel, &self.dataplane, &mut problems);
         if full {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);

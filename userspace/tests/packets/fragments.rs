@@ -153,3 +153,26 @@ fn between_neighbours() -> Result {
         Ok(())
     })
 }
+
+/// What has no ports does not wait for any: echo of the host's own behind its first fragment, and other protocols at once.
+#[test]
+fn of_the_host() -> Result {
+    with_host(|host| {
+        let room = if_nametoindex(STRANGER)?;
+        host.change_settings(|settings| settings.waiting_room = room)?;
+        let first = identified(Frame::echo_request(REMOTE, HOST, 7).fragment(0, true), 5).by_router();
+        let rest = identified(Frame::ip(IpNumber::ICMP, REMOTE, HOST).fragment(4, false), 5).by_router();
+        host.world_sends(&rest)?.redirected(Path::FragmentWaits, &rest);
+        host.world_sends(&first)?.passed(Path::NotOurs);
+        host.world_sends(&rest)?.passed(Path::NotOurs);
+        let tunnel = Frame::ip(IpNumber::ENCAPSULATING_SECURITY_PAYLOAD, REMOTE, HOST).fragment(4, false);
+        host.world_sends(&tunnel.by_router())?.passed(Path::NotOurs);
+        // The same from a container that answers the host, or speaks to it.
+        let first = Frame::ip(IpNumber::ICMP, A.address, HOST).payload(&[0; 64]).fragment(0, true);
+        let rest = identified(Frame::ip(IpNumber::ICMP, A.address, HOST).fragment(8, false), 6).sent_by(&A);
+        host.container_sends(&A, &identified(first, 6).sent_by(&A))?.passed(Path::Host);
+        host.container_sends(&A, &rest)?.passed(Path::Host);
+        assert!(host.is_empty()?);
+        Ok(())
+    })
+}

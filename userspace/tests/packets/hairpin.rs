@@ -214,6 +214,16 @@ fn an_answer_by_a_shared_network() -> Result {
         host.add_container(&Container { container: C.container, ..B_AGAIN })?;
         let expected = answer.clone().source(asked).destination(client).routed_to(&A).hop();
         host.container_sends(&B, &answer)?.redirected(Path::HairpinOut, &expected);
+        // In pieces, too.
+        let mut first = answer.clone().payload(&[1; 128]).fragment(0, true);
+        first.ip.identification = 9;
+        let outcome = host.container_sends(&B, &first)?.on_path(Path::HairpinOut);
+        let mut rest = Frame::ip(IpNumber::UDP, C.address, A.address).fragment(17, false).sent_by(&B);
+        rest.ip.identification = 9;
+        let mut expected = rest.clone().routed_to(&A).hop();
+        expected.ip.source = HOST.octets();
+        expected.ip.identification = u16::from_be_bytes([outcome.frame[18], outcome.frame[19]]);
+        host.container_sends(&B, &rest)?.redirected(Path::HairpinOut, &expected);
         // It asks for its neighbour with that address, but does not answer for it.
         let mut request = arp(B.mac, B.mac, C.address, A.address);
         host.container_sends_bytes(&B, &request)?.passed(Path::SlowPath);

@@ -13,7 +13,7 @@ use crate::{
     Result,
     frames::Frame,
     host::{TCP, UDP, with_host},
-    topology::{A, B, C, FRONT, HOST, REMOTE, REMOTE_2, ROUTER_MAC, UPLINK, UPLINK_MAC},
+    topology::{A, B, B_AGAIN, C, Container, FRONT, HOST, REMOTE, REMOTE_2, ROUTER_MAC, UPLINK, UPLINK_MAC},
 };
 
 /// An error from somebody, about a frame that this one has got.
@@ -136,7 +136,12 @@ fn through_a_hairpin() -> Result {
             error_about(kind.clone(), C.address, &request.clone().destination(inside), 60).sent_by(&C);
         error.ip.destination = A.address.octets();
         let expected = error_about(kind.clone(), HOST, &request, 60).routed_to(&A);
-        host.container_sends(&C, &error)?.redirected(Path::IcmpError, &expected.hop());
+        let expected = expected.hop();
+        host.container_sends(&C, &error)?.redirected(Path::IcmpError, &expected);
+        // The same by another network that the container shares with the client.
+        host.add_container(&Container { container: C.container, ..B_AGAIN })?;
+        host.container_sends(&B, &error.clone().sent_by(&B))?.redirected(Path::IcmpError, &expected);
+        host.container_sends(&B, &error.ttl(1).sent_by(&B))?.dropped(DropReason::TimeToLive);
 
         let answer = Frame::udp(inside, client);
         host.container_sends(&C, &answer.clone().sent_by(&C))?.took(Path::HairpinOut);

@@ -112,7 +112,7 @@ impl Reconciler {
             veths: veths.collect(),
             addresses,
             peer_uplinks,
-            waiting_room: self.waiting_room,
+            waiting_room: self.waiting_room.entrance(),
             vtep,
             forwarding: kernel.forwarding,
             forwarding_v6: kernel.forwarding_v6,
