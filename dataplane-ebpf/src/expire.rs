@@ -152,8 +152,16 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
     if !matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) && !is_uplink(flow.uplink) {
         return true;
     }
-    if !maps::is_host_address(&flow.outside.local) {
+    // In a routed network both tuples have the container's address.
+    let is_routed = flow.outside.local == inside.local;
+    if is_routed && !flags::routes(policy, !inside.local.is_v4()) {
         return true;
+    }
+    if !is_routed && !maps::is_host_address(&flow.outside.local) {
+        return true;
+    }
+    if flow.kind == FlowKind::ROUTED {
+        return policy & flags::INTERNAL != 0;
     }
     if FlowKind::is_masqueraded(flow.kind) {
         return policy & (flags::MASQUERADE | flags::INTERNAL) != flags::MASQUERADE;
@@ -164,7 +172,13 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
     {
         return true;
     }
-    match maps::publication(inside.protocol, &flow.outside.local, flow.outside.local_port) {
+    let (protocol, local, port) = (inside.protocol, &flow.outside.local, flow.outside.local_port);
+    let publication = if is_routed {
+        maps::publication_of(protocol, local, port)
+    } else {
+        maps::publication(protocol, local, port)
+    };
+    match publication {
         Some(publication) => {
             publication.address != inside.local
                 || publication.container_port(flow.outside.local_port) != inside.local_port

@@ -3,7 +3,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_fib_lookup, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1},
+    bindings::{
+        __sk_buff, bpf_fib_lookup, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    },
     helpers::generated,
 };
 use dataplane_common::{abi::Tuple, packet::protocol};
@@ -127,38 +130,51 @@ pub fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
     socket_state(skb, tuple).is_some()
 }
 
-/// State of the socket that a packet of this tuple is for. IPv4 only.
+/// State of the socket that a packet of this tuple is for.
 #[inline(always)]
 fn socket_state(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
-    if !tuple.local.is_v4() {
-        return None;
-    }
     match tuple.protocol {
-        protocol::TCP => tcp_socket(skb, tuple),
-        protocol::UDP => udp_socket(skb, tuple),
-        _ => None,
+        protocol::TCP | protocol::UDP => {}
+        _ => return None,
     }
+    if tuple.local.is_v4() { socket_v4(skb, tuple) } else { socket_v6(skb, tuple) }
 }
 
 /// The kernel takes the tuple from the packet's point of view: its source is the other end.
-#[inline(always)]
-fn ends(tuple: &Tuple) -> bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
-    bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
+#[inline(never)]
+fn socket_v4(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
+    let mut ends = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
         saddr: tuple.remote.v4_network_order(),
         daddr: tuple.local.v4_network_order(),
         sport: tuple.remote_port.to_be(),
         dport: tuple.local_port.to_be(),
-    }
+    };
+    look_up(skb, (&raw mut ends).cast(), size_of_val(&ends) as u32, tuple.protocol)
 }
 
 #[inline(never)]
-fn tcp_socket(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
-    let mut ends = ends(tuple);
-    // SAFETY: the size tells the kernel which member of the union this is; what is found is released before the end.
+fn socket_v6(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
+    let mut ends = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
+        saddr: tuple.remote.words(),
+        daddr: tuple.local.words(),
+        sport: tuple.remote_port.to_be(),
+        dport: tuple.local_port.to_be(),
+    };
+    look_up(skb, (&raw mut ends).cast(), size_of_val(&ends) as u32, tuple.protocol)
+}
+
+/// The size tells the kernel which family the ends are of.
+#[inline(always)]
+fn look_up(skb: *mut __sk_buff, ends: *mut bpf_sock_tuple, size: u32, protocol: u8) -> Option<u32> {
+    if protocol == protocol::TCP { tcp_socket(skb, ends, size) } else { udp_socket(skb, ends, size) }
+}
+
+/// A function of its own, and so is the other: one load may not be from two kinds of socket.
+#[inline(never)]
+fn tcp_socket(skb: *mut __sk_buff, ends: *mut bpf_sock_tuple, size: u32) -> Option<u32> {
+    // SAFETY: `ends` has that size; what is found is released before the end.
     unsafe {
-        let size = size_of_val(&ends) as u32;
-        let socket =
-            generated::bpf_skc_lookup_tcp(skb.cast(), (&raw mut ends).cast(), size, OWN_NAMESPACE, 0);
+        let socket = generated::bpf_skc_lookup_tcp(skb.cast(), ends, size, OWN_NAMESPACE, 0);
         if socket.is_null() {
             return None;
         }
@@ -169,12 +185,10 @@ fn tcp_socket(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
 }
 
 #[inline(never)]
-fn udp_socket(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
-    let mut ends = ends(tuple);
+fn udp_socket(skb: *mut __sk_buff, ends: *mut bpf_sock_tuple, size: u32) -> Option<u32> {
     // SAFETY: as in `tcp_socket`.
     unsafe {
-        let size = size_of_val(&ends) as u32;
-        let socket = generated::bpf_sk_lookup_udp(skb.cast(), (&raw mut ends).cast(), size, OWN_NAMESPACE, 0);
+        let socket = generated::bpf_sk_lookup_udp(skb.cast(), ends, size, OWN_NAMESPACE, 0);
         if socket.is_null() {
             return None;
         }

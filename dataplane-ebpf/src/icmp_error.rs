@@ -58,7 +58,7 @@ pub fn enter(packet: &Packet, parsed: &mut Parsed, uplink: &Device) -> Outcome<O
     if matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) {
         return Err(DropReason::UnrelatedIcmp);
     }
-    if uplink.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(uplink.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     let endpoint = maps::endpoint(flow.network, &inside.local)
@@ -89,7 +89,7 @@ pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device, epoch: u32) 
         rewrite(*packet, parsed, quoted, claim)?;
         return redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some);
     }
-    if device.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     rewrite(*packet, parsed, quoted, &flow.outside)?;

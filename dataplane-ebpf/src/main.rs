@@ -31,6 +31,7 @@ mod parse;
 mod portmap;
 mod redirect;
 mod refuse;
+mod routed;
 mod translate;
 mod turn_back;
 mod verdict;

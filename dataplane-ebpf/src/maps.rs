@@ -133,7 +133,7 @@ pub fn is_host_address(address: &Address) -> bool {
     unsafe { ADDRESSES.get(address) }.is_some()
 }
 
-/// The publication of a host port: that of the very address wins over the wildcard's.
+/// The publication of a host port: that of the very address wins over its family's wildcard.
 #[inline(never)]
 pub fn publication<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a Publication> {
     // Most packets that ask are for no published port: the bit says so for a tenth of what the two walks cost.
@@ -141,12 +141,17 @@ pub fn publication<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a
     if protocol != protocol::SCTP && !port_set_contains(set, port) {
         return None;
     }
-    let mut key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, address, port));
-    if let Some(publication) = PUBLISHED.get(&key) {
+    if let Some(publication) = publication_of(protocol, address, port) {
         return Some(publication);
     }
-    key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, &Address::UNSPECIFIED, port));
-    PUBLISHED.get(&key)
+    let any = if address.is_v4() { &Address::V4_UNSPECIFIED } else { &Address::UNSPECIFIED };
+    publication_of(protocol, any, port)
+}
+
+/// The publication of a port of this very address.
+#[inline(always)]
+pub fn publication_of<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a Publication> {
+    PUBLISHED.get(&Key::new(PublicationKey::BITS, PublicationKey::new(protocol, address, port)))
 }
 
 #[inline(always)]

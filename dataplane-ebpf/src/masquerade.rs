@@ -30,18 +30,22 @@ const OVERLAPPING_ATTEMPTS: u32 = 512;
 /// A packet of a masqueraded flow on its way out.
 #[inline(always)]
 pub fn leave(packet: &Packet, parsed: &Parsed, device: &Device, flow: &Flow) -> Outcome<Verdict> {
-    if device.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     fits(packet, parsed, device, flow.uplink)?;
     translate::rewrite(*packet, parsed, &flow.outside)?;
-    let path = if flow.kind == FlowKind::PORTMAP { Path::PortmapOut } else { Path::MasqueradeOut };
+    let path = match flow.kind {
+        FlowKind::PORTMAP => Path::PortmapOut,
+        FlowKind::ROUTED => Path::RoutedOut,
+        _ => Path::MasqueradeOut,
+    };
     redirect::to_uplink(flow.uplink, path)
 }
 
 /// Whether the packet, or each segment of it, fits the uplink. The container's own MTU nearly always sees to that.
 #[inline(always)]
-fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outcome<()> {
+pub fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outcome<()> {
     let bytes = packet.length() as usize - NETWORK;
     if bytes <= device.uplink_mtu as usize {
         return Ok(());
@@ -60,7 +64,7 @@ fn fits(packet: &Packet, parsed: &Parsed, device: &Device, uplink: u32) -> Outco
 #[inline(always)]
 pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
     let packet = &packet;
-    if device.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     flows::may_open(parsed)?;
@@ -141,7 +145,7 @@ pub fn accept(packet: Packet, parsed: &Parsed, uplink: &Device, claim: &Index) -
     let endpoint = claimant(claim).ok_or(DropReason::Filtered)?;
     filter(endpoint.flags, &parsed.tuple)?;
     flows::may_open(parsed)?;
-    if uplink.flags & flags::FORWARDING == 0 {
+    if !flags::forwards(uplink.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     enter_from_outside(&parsed.tuple, endpoint, claim, FlowKind::MASQUERADE, packet.device())?;
@@ -217,7 +221,7 @@ fn has_address(uplink: &Device, is_v6: bool) -> bool {
 
 /// Where a packet to the world leaves, by the host's routing table and rules.
 #[inline(never)]
-fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
+pub fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
     // SAFETY: all-zero is a valid value of this struct of integers.
     let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     lookup.l4_protocol = parsed.tuple.protocol;

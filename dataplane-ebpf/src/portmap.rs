@@ -38,7 +38,7 @@ pub fn enter(
                 // On the wire a container's address proves nothing.
                 return Err(DropReason::SpoofedAddress);
             }
-            uplink.flags & flags::FORWARDING != 0
+            flags::forwards(uplink.flags, parsed.is_v6)
         }
         From::Container(client) => {
             if flow.remote_epoch != client.epoch {
@@ -62,6 +62,7 @@ pub fn enter(
     let path = match flow.kind {
         FlowKind::MASQUERADE => Path::MasqueradeIn,
         FlowKind::PORTMAP => Path::PortmapIn,
+        FlowKind::ROUTED => Path::RoutedIn,
         _ => Path::HairpinIn,
     };
     deliver(packet, parsed, inside, endpoint, path).map(Some)
@@ -112,7 +113,7 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
     flow.reserved = [0; 2];
     let path = match from {
         From::Uplink(uplink) => {
-            if uplink.flags & flags::FORWARDING == 0 {
+            if !flags::forwards(uplink.flags, parsed.is_v6) {
                 return Err(DropReason::ForwardingDisabled);
             }
             scratch.flow.kind = FlowKind::PORTMAP;
@@ -123,7 +124,7 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
             scratch.flow.remote_network = device.network;
             scratch.flow.remote_epoch = device.epoch;
             if device.network == publication.network {
-                if device.address == publication.address {
+                if *device.address_of(parsed.is_v6) == publication.address {
                     // To itself: a packet from its own address would be refused by its stack, so it sees its gateway.
                     scratch.index.inside.remote = *device.gateway_of(parsed.is_v6);
                 }

@@ -7,40 +7,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use common::{
     OneHost,
-    fragments::{Fragments, ORDERS},
+    fragments::{COUNT, Fragments},
     within,
 };
-use tests::Namespace;
-
-const COUNT: u32 = 10;
-
-/// Every datagram comes through and its answer comes back, either cut in this order.
-fn exchange(
-    tool: &Fragments,
-    from: &Namespace,
-    to: &Namespace,
-    address: &str,
-    ports: (u16, u16),
-) -> Result<()> {
-    for order in ORDERS {
-        let server = tool.answer(to, ports.1, order)?;
-        let answered = tool.ask(from, address, ports.0, order, COUNT)?;
-        ensure!(answered == 2 * COUNT, "{address}:{} in order {order}: {answered} of {}", ports.0, 2 * COUNT);
-        drop(server);
-    }
-    Ok(())
-}
 
 #[test]
 fn fragments_pass_in_every_order() -> Result<()> {
     let it = OneHost::new("frags")?;
     let tool = Fragments::new(&it.lab)?;
-    exchange(&tool, &it.web, &it.client, "192.0.2.100", (9001, 9001))?;
+    tool.exchange(&it.web, &it.client, "192.0.2.100", (9001, 9001))?;
     ensure!(it.packets("fragment_waits")? > 0, "nothing waited");
-    exchange(&tool, &it.client, &it.web, "192.0.2.1", (5353, 53))?;
-    exchange(&tool, &it.other, &it.web, "192.0.2.1", (5353, 53))?;
-    exchange(&tool, &it.shop, &it.web, "10.10.0.10", (53, 53))?;
-    exchange(&tool, &it.host, &it.web, "10.10.0.10", (53, 53))?;
+    tool.exchange(&it.client, &it.web, "192.0.2.1", (5353, 53))?;
+    tool.exchange(&it.other, &it.web, "192.0.2.1", (5353, 53))?;
+    tool.exchange(&it.shop, &it.web, "10.10.0.10", (53, 53))?;
+    tool.exchange(&it.host, &it.web, "10.10.0.10", (53, 53))?;
     for order in ["012", "210", "120", "22110"] {
         let answered = tool.ping(&it.web, "192.0.2.100", order, COUNT)?;
         ensure!(answered == COUNT, "echo in order {order}: {answered}");

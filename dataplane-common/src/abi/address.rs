@@ -37,8 +37,11 @@ unsafe impl bytemuck::Pod for Address {}
 const V4_MAPPED: u32 = u32::from_be(0x0000_ffff);
 
 impl Address {
-    /// `::`, which stands for "any" in keys.
+    /// `::`, which stands for "any" in keys; in those of published ports for any IPv6 address.
     pub const UNSPECIFIED: Self = Self { octets: [0; 16] };
+
+    /// `::ffff:0.0.0.0`, which stands for "any IPv4 address" in keys.
+    pub const V4_UNSPECIFIED: Self = Self::from_v4_network_order(0);
 
     /// Four 32-bit words as they lie in memory, that is in network order.
     #[inline(always)]

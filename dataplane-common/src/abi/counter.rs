@@ -70,6 +70,10 @@ indexed! {
         FragmentWaits = "fragment_waits",
         /// An ICMP error about a packet of a flow, translated like the packet.
         IcmpError = "icmp_error",
+        /// Container of a routed network to the world, with its own address.
+        RoutedOut = "routed_out",
+        /// The answer.
+        RoutedIn = "routed_in",
     }
 }
 

@@ -10,7 +10,7 @@ pub mod flags {
     pub const INTER_CONTAINER: u32 = 1 << 1;
     /// Traffic to the world is masqueraded.
     pub const MASQUERADE: u32 = 1 << 2;
-    /// The host forwards (`net.ipv4.ip_forward`), S2.
+    /// The host forwards IPv4 (`net.ipv4.ip_forward`), S2.
     pub const FORWARDING: u32 = 1 << 3;
     /// The container has published ports: a reply to a member of its own network may belong to a hairpin flow,
     /// so bridging looks the flow up. Others never pay for that lookup.
@@ -24,6 +24,25 @@ pub mod flags {
     pub const FILTER_ENDPOINT_INDEPENDENT: u32 = 1 << 7;
     /// They hear every port of an address they have sent to (address-dependent filtering).
     pub const FILTER_ADDRESS_DEPENDENT: u32 = 1 << 8;
+    /// The host forwards IPv6 (`net.ipv6.conf.all.forwarding`).
+    pub const FORWARDING_V6: u32 = 1 << 9;
+
+    /// The world knows the network's members by their own IPv4 addresses: nothing is translated.
+    pub const ROUTED: u32 = 1 << 10;
+    /// The same by their IPv6 addresses.
+    pub const ROUTED_V6: u32 = 1 << 11;
+
+    /// Whether a family of the network is routed.
+    #[inline(always)]
+    pub const fn routes(flags: u32, is_v6: bool) -> bool {
+        flags & if is_v6 { ROUTED_V6 } else { ROUTED } != 0
+    }
+
+    /// Whether the host forwards packets of a family.
+    #[inline(always)]
+    pub const fn forwards(flags: u32, is_v6: bool) -> bool {
+        flags & if is_v6 { FORWARDING_V6 } else { FORWARDING } != 0
+    }
 }
 
 /// Values of [`Device::role`].

@@ -15,6 +15,8 @@ impl FlowKind {
     /// Opened by a container towards the external port of another masqueraded one (RFC 4787 REQ-9). Each of the two has
     /// a record of its own.
     pub const TURN_BACK: u8 = 4;
+    /// Opened by a container of a routed network towards the world: both tuples are the same.
+    pub const ROUTED: u8 = 5;
 
     /// Whether flows of this kind use a mapping.
     #[inline(always)]

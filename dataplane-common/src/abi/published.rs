@@ -6,7 +6,8 @@ pod! {
     /// Key of map `published`, a longest prefix match over protocol, host address and port.
     ///
     /// The port is the last part and in *network* order, because the kernel matches prefixes byte by byte. A range of
-    /// any size is at most 2 x 16 prefixes. Publications on every host address have [`Address::UNSPECIFIED`].
+    /// any size is at most 2 x 16 prefixes. Publications on every host address of a family have
+    /// [`Address::V4_UNSPECIFIED`] or [`Address::UNSPECIFIED`]; the container's address is of the same family.
     pub struct PublicationKey [20] {
         /// IANA protocol number in the first byte, then zero.
         pub protocol: [u8; 2],

@@ -166,6 +166,8 @@ pub mod icmpv6 {
 
 /// What VXLAN over IPv4 adds to a frame, in bytes: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
 pub const VXLAN_OVERHEAD: usize = 50;
+/// The same over IPv6, whose header has 40 bytes.
+pub const VXLAN_OVERHEAD_V6: usize = 70;
 
 /// Ethernet II header.
 #[repr(C)]
@@ -242,6 +244,12 @@ pub struct Ipv6 {
 impl Ipv6 {
     /// Length in bytes.
     pub const LENGTH: usize = 40;
+
+    /// DSCP and ECN.
+    #[inline(always)]
+    pub const fn traffic_class(&self) -> u8 {
+        (self.version_class_flow.get() >> 20) as u8
+    }
 }
 
 /// The beginning of an IPv6 extension header; of a fragment header all of it (RFC 8200 section 4.5).
@@ -369,6 +377,26 @@ impl Arp {
     pub const REQUEST: u16 = 1;
 }
 
+/// An option of neighbour discovery with a link-layer address (RFC 4861 section 4.6.1); others are longer or shorter.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct NeighbourOption {
+    /// Type.
+    pub kind: u8,
+    /// Length in units of eight bytes.
+    pub length: u8,
+    /// Link-layer address, in an option of the two kinds below.
+    pub mac: MacAddress,
+}
+
+impl NeighbourOption {
+    /// Type: link-layer address of the sender.
+    pub const SOURCE: u8 = 1;
+    /// Type: link-layer address of the target.
+    pub const TARGET: u8 = 2;
+}
+
+const _: () = assert!(size_of::<NeighbourOption>() == 8);
 const _: () = assert!(size_of::<Ethernet>() == Ethernet::LENGTH);
 const _: () = assert!(size_of::<Ipv4>() == Ipv4::LENGTH);
 const _: () = assert!(size_of::<Ipv6>() == Ipv6::LENGTH);

@@ -2,7 +2,9 @@
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, FlowKind, Path, flags},
-    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, icmpv6, protocol},
+    packet::{
+        Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, NeighbourOption, icmpv6, protocol,
+    },
 };
 
 use crate::{
@@ -11,9 +13,12 @@ use crate::{
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
-    turn_back,
+    routed, turn_back,
     verdict::{Outcome, Verdict},
 };
+
+/// Options of a neighbour discovery message that are looked at.
+const MOST_NEIGHBOUR_OPTIONS: u32 = 2;
 
 #[inline(always)]
 pub fn run(packet: &Packet) -> Outcome<Verdict> {
@@ -32,22 +37,23 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     let (parsed, scope) = match ethernet.ether_type.get() {
         ETHERTYPE_IPV4 => {
             let parsed = parse_ipv4(packet, Side::Source)?;
-            let scope = match ipv4(parsed, device) {
-                Err(DropReason::SpoofedAddress) => {
-                    epoch = epoch_elsewhere(parsed.tuple.local, device).ok_or(DropReason::SpoofedAddress)?;
-                    Scope::Elsewhere
-                }
-                scope => scope?,
-            };
+            let scope = ipv4(parsed, device);
             (parsed, scope)
         }
         ETHERTYPE_IPV6 if !device.address_v6.is_unspecified() => {
             let parsed = parse_ipv6(packet, Side::Source)?;
-            let scope = ipv6(packet, parsed, device)?;
+            let scope = ipv6(packet, parsed, device);
             (parsed, scope)
         }
         ETHERTYPE_ARP => return arp(packet, device),
         _ => return Err(DropReason::UnsupportedProtocol),
+    };
+    let scope = match scope {
+        Err(DropReason::SpoofedAddress) => {
+            epoch = epoch_elsewhere(parsed.tuple.local, device).ok_or(DropReason::SpoofedAddress)?;
+            Scope::Elsewhere
+        }
+        scope => scope?,
     };
     let is_v6 = parsed.is_v6;
     match ip(packet, parsed, device, scope, epoch) {
@@ -155,19 +161,45 @@ fn neighbour_discovery(
     device: &Device,
     link_local: &Address,
 ) -> Outcome<()> {
+    let target = parsed.transport() + size_of::<Icmp>();
     match packet.read::<Icmp>(parsed.transport())?.kind {
         icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => Err(DropReason::SpoofedAddress),
+        icmpv6::ROUTER_SOLICITATION => link_layer_addresses(packet, target, device),
+        icmpv6::NEIGHBOUR_SOLICITATION => link_layer_addresses(packet, target + size_of::<Address>(), device),
         icmpv6::NEIGHBOUR_ADVERTISEMENT => {
-            let target = parsed.transport() + size_of::<Icmp>();
             packet.linearise(target + size_of::<Address>());
-            let target = packet.read::<Address>(target)?;
-            if *target == device.address_v6 || *target == *link_local {
-                Ok(())
-            } else {
-                Err(DropReason::SpoofedAddress)
+            let advertised = packet.read::<Address>(target)?;
+            if *advertised != device.address_v6 && *advertised != *link_local {
+                return Err(DropReason::SpoofedAddress);
             }
+            link_layer_addresses(packet, target + size_of::<Address>(), device)
         }
         _ => Ok(()),
+    }
+}
+
+/// As the sender's MAC address in ARP: the container's own. Hosts send one option, or two.
+#[inline(always)]
+fn link_layer_addresses(packet: &Packet, first: usize, device: &Device) -> Outcome<()> {
+    let mut at = first;
+    let mut count = 0;
+    while count < MOST_NEIGHBOUR_OPTIONS {
+        count += 1;
+        packet.linearise(at + size_of::<NeighbourOption>());
+        let Ok(option) = packet.read::<NeighbourOption>(at) else { return Ok(()) };
+        if option.length == 0 {
+            return Err(DropReason::Malformed);
+        }
+        if matches!(option.kind, NeighbourOption::SOURCE | NeighbourOption::TARGET)
+            && (option.length != 1 || option.mac != device.mac)
+        {
+            return Err(DropReason::SpoofedMac);
+        }
+        at += option.length as usize * 8;
+    }
+    match packet.length() as usize > at {
+        true => Err(DropReason::Malformed),
+        false => Ok(()),
     }
 }
 
@@ -244,13 +276,20 @@ fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdi
 #[inline(always)]
 fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
     if maps::is_host_address(&parsed.tuple.remote) {
-        return host(packet, parsed, device);
+        return host(packet, parsed, device, true);
     }
     if device.flags & flags::INTERNAL != 0 {
         return Err(DropReason::Internal);
     }
-    if maps::subnet(&parsed.tuple.remote).is_some() {
-        return Err(DropReason::Isolated);
+    if let Some(subnet) = maps::subnet(&parsed.tuple.remote) {
+        return if flags::routes(subnet.flags, parsed.is_v6) {
+            host(packet, parsed, device, false)
+        } else {
+            Err(DropReason::Isolated)
+        };
+    }
+    if flags::routes(device.flags, parsed.is_v6) {
+        return routed::open(*packet, parsed, device);
     }
     if device.flags & flags::MASQUERADE == 0 {
         return Err(DropReason::NoRoute);
@@ -258,17 +297,20 @@ fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verd
     masquerade::open(*packet, parsed, device)
 }
 
-/// To an address of this host: a published port, or the host itself.
+/// To an address of this host, or to one of another of its networks that is routed: a published port, or the host itself.
 #[inline(always)]
-fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
+fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, is_own: bool) -> Outcome<Verdict> {
+    let unserved = if is_own { Ok(Verdict::Pass(Path::Host)) } else { Err(DropReason::Isolated) };
     // From here on the container is a client: the host's end is the near one.
     parsed.turn();
     if parsed.is_icmp_error {
-        let verdict = icmp_error::turn_back(packet, parsed, device)?;
-        return Ok(verdict.unwrap_or(Verdict::Pass(Path::Host)));
+        return match icmp_error::turn_back(packet, parsed, device)? {
+            Some(verdict) => Ok(verdict),
+            None => unserved,
+        };
     }
     if matches!(parsed.tuple.protocol, protocol::ICMP | protocol::ICMPV6) || !parsed.has_ports {
-        return Ok(Verdict::Pass(Path::Host));
+        return unserved;
     }
     let from = portmap::From::Container(device);
     if let Some((inside, flow)) = flows::find_outside(parsed)
@@ -277,17 +319,22 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdic
         return Ok(verdict);
     }
     let tuple = &parsed.tuple;
-    match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
+    let publication = if is_own {
+        maps::publication(tuple.protocol, &tuple.local, tuple.local_port)
+    } else {
+        routed::publication(parsed)
+    };
+    match publication {
         // An internal network has the host, not what the host publishes.
         Some(_) if device.flags & flags::INTERNAL != 0 => Err(DropReason::Internal),
-        Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::Host)),
         Some(publication) => portmap::open(*packet, parsed, &from, publication),
+        None if !is_own => unserved,
         None => match maps::index(&parsed.tuple.claim()) {
-            Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::Host)),
+            Some(_) if helpers::has_socket(packet.skb, tuple) => unserved,
             Some(_) if device.flags & (flags::MASQUERADE | flags::INTERNAL) == flags::MASQUERADE => {
                 turn_back::open(*packet, parsed, device)
             }
-            _ => Ok(Verdict::Pass(Path::Host)),
+            _ => unserved,
         },
     }
 }

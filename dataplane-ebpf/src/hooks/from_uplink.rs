@@ -1,7 +1,7 @@
 //! What the world sends.
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, Path},
+    abi::{Address, Device, DropReason, Path, flags},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
 
@@ -11,6 +11,7 @@ use crate::{
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
+    routed,
     verdict::{Outcome, Verdict},
 };
 
@@ -48,12 +49,11 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict>
     if parsed.tuple.protocol == protocol::UDP
         && parsed.tuple.local_port == device.vxlan_port
         && device.vxlan_port != 0
-        && !parsed.is_v6
         && maps::is_host_address(&parsed.tuple.local)
     {
         return overlay::decapsulate(packet, parsed);
     }
-    if parsed.fragment() != Fragment::Whole && maps::is_host_address(&parsed.tuple.local) {
+    if parsed.fragment() != Fragment::Whole && is_served(&parsed.tuple.local, parsed.is_v6) {
         match fragments::complete(packet, parsed) {
             Ok(None) => {}
             Ok(Some(verdict)) => return Ok(verdict),
@@ -75,22 +75,31 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict>
     unknown(packet, parsed, device)
 }
 
+/// Whether there may be flows to an address.
+#[inline(always)]
+fn is_served(address: &Address, is_v6: bool) -> bool {
+    maps::is_host_address(address) || routed::network(address, is_v6).is_some()
+}
+
 /// A packet of no flow.
 #[inline(always)]
 fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
     let tuple = &parsed.tuple;
     if !maps::is_host_address(&tuple.local) {
-        return match maps::subnet(&tuple.local) {
-            Some(_) => Err(DropReason::DirectRouting),
-            None => Ok(Verdict::Pass(Path::NotOurs)),
-        };
+        let Some(subnet) = maps::subnet(&tuple.local) else { return Ok(Verdict::Pass(Path::NotOurs)) };
+        if !flags::routes(subnet.flags, parsed.is_v6) {
+            return Err(DropReason::DirectRouting);
+        }
+        let publication = routed::publication(parsed).ok_or(DropReason::DirectRouting)?;
+        if is_impossible(&tuple.remote, parsed.is_v6) {
+            return Err(DropReason::SpoofedAddress);
+        }
+        return portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication);
     }
     if matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6) || !parsed.has_ports {
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
-        // There is no translation between the families.
-        Some(publication) if publication.address.is_v4() == parsed.is_v6 => Ok(Verdict::Pass(Path::NotOurs)),
         Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
         // A gateway of weft's networks: `to_uplink` lets no answer of that name out.
         Some(_) if maps::subnet(&tuple.local).is_some() => Err(DropReason::DirectRouting),

@@ -10,7 +10,7 @@ use aya_ebpf::{
     programs::SockAddrContext,
 };
 use dataplane_common::{
-    abi::{Address, Counter, HostSocketKey, HostSocketValue, Path, PortSet},
+    abi::{Address, Counter, HostSocketKey, HostSocketValue, Path, PortSet, Publication},
     packet::{Be16, protocol},
 };
 
@@ -24,7 +24,6 @@ const EADDRINUSE: i32 = 98;
 /// `IPPROTO_MPTCP` of linux/in.h.
 const IPPROTO_MPTCP: u32 = 262;
 
-const V4_MAPPED: u32 = u32::from_be(0x0000_ffff);
 const V6_LOOPBACK: u32 = u32::from_be(1);
 const V4_LOOPBACK: u32 = u32::from_be(0x7f00_0001);
 
@@ -38,10 +37,12 @@ struct Named {
 /// `connect` of an IPv4 socket.
 #[inline(always)]
 pub fn connect4(ctx: &SockAddrContext) -> i32 {
-    if let Some((_, container, port)) = led_to(ctx, read4(ctx)) {
+    let named = read4(ctx);
+    if let Some(publication) = leads_to(ctx, &named) {
+        let port = take_note(ctx, &named, publication);
         // SAFETY: the context's fields may be written by this program type.
         unsafe {
-            (*ctx.sock_addr).user_ip4 = container.v4_network_order();
+            (*ctx.sock_addr).user_ip4 = publication.address.v4_network_order();
             (*ctx.sock_addr).user_port = u32::from(Be16::new(port).raw());
         }
     }
@@ -51,15 +52,14 @@ pub fn connect4(ctx: &SockAddrContext) -> i32 {
 /// `connect` of an IPv6 socket, which reaches IPv4 by mapped addresses (RFC 4291 section 2.5.5.2).
 #[inline(always)]
 pub fn connect6(ctx: &SockAddrContext) -> i32 {
-    if let Some((_, container, port)) = led_to(ctx, read6(ctx)) {
-        // SAFETY: as in `connect4`.
-        unsafe {
-            (*ctx.sock_addr).user_ip6[0] = 0;
-            (*ctx.sock_addr).user_ip6[1] = 0;
-            (*ctx.sock_addr).user_ip6[2] = V4_MAPPED;
-            (*ctx.sock_addr).user_ip6[3] = container.v4_network_order();
-            (*ctx.sock_addr).user_port = u32::from(Be16::new(port).raw());
-        }
+    let named = read6(ctx);
+    let leads = leads_to(ctx, &named).or_else(|| {
+        // What is published for IPv4 only is reached by the loopback address all the same.
+        let is_loopback = matches!(named.address.words(), [0, 0, 0, V6_LOOPBACK | 0]);
+        if is_loopback { published(ctx, &Address::V4_UNSPECIFIED, named.port) } else { None }
+    });
+    if let Some(publication) = leads {
+        lead6(ctx, &named, publication);
     }
     ALLOW
 }
@@ -73,8 +73,28 @@ pub fn sendmsg4(ctx: &SockAddrContext) -> i32 {
 /// `sendmsg` of an unconnected IPv6 socket to an IPv6 address. The kernel refuses to be led to a mapped address here
 /// (`ENOTSUPP` in udpv6_sendmsg), so [::1] reaches an IPv4 container by connected sockets only.
 #[inline(always)]
-pub fn sendmsg6(_ctx: &SockAddrContext) -> i32 {
+pub fn sendmsg6(ctx: &SockAddrContext) -> i32 {
+    let named = read6(ctx);
+    if let Some(publication) = leads_to(ctx, &named)
+        && !publication.address.is_v4()
+    {
+        lead6(ctx, &named, publication);
+    }
     ALLOW
+}
+
+#[inline(always)]
+fn lead6(ctx: &SockAddrContext, named: &Named, publication: &Publication) {
+    let port = take_note(ctx, named, publication);
+    let [a, b, c, d] = publication.address.words();
+    // SAFETY: as in `connect4`.
+    unsafe {
+        (*ctx.sock_addr).user_ip6[0] = a;
+        (*ctx.sock_addr).user_ip6[1] = b;
+        (*ctx.sock_addr).user_ip6[2] = c;
+        (*ctx.sock_addr).user_ip6[3] = d;
+        (*ctx.sock_addr).user_port = u32::from(Be16::new(port).raw());
+    }
 }
 
 /// `recvmsg` and `getpeername` of an IPv4 socket: the process sees the address that it named.
@@ -147,35 +167,47 @@ fn bind(ctx: &SockAddrContext, named: Named) -> i32 {
     }
 }
 
-/// The container and port that a published port leads to, after taking note of what the process asked for.
+/// The published port that a system call to an address of this host means.
 #[inline(always)]
-fn led_to(ctx: &SockAddrContext, named: Named) -> Option<(u8, Address, u16)> {
-    let protocol = protocol_of(ctx);
-    if named.port == 0 || !is_transport(protocol) || !in_own_namespace(ctx) {
-        return None;
-    }
+fn leads_to<'a>(ctx: &SockAddrContext, named: &Named) -> Option<&'a Publication> {
     let address = &named.address;
-    let local = if address.is_v4() {
+    // The unspecified address means the loopback one (Linux connects there).
+    let wanted = if address.is_v4() {
         let word = address.v4_network_order();
-        // 0.0.0.0 means this host to connect(2).
-        word == 0
-            || word & u32::from_be(0xff00_0000) == u32::from_be(0x7f00_0000)
+        if word == 0 {
+            Address::from_v4_network_order(V4_LOOPBACK)
+        } else if word & u32::from_be(0xff00_0000) == u32::from_be(0x7f00_0000)
             || maps::is_host_address(address)
+        {
+            *address
+        } else {
+            return None;
+        }
+    } else if matches!(address.words(), [0, 0, 0, V6_LOOPBACK | 0]) {
+        Address::from_words([0, 0, 0, V6_LOOPBACK])
+    } else if maps::is_host_address(address) {
+        *address
     } else {
-        matches!(address.words(), [0, 0, 0, V6_LOOPBACK | 0])
+        return None;
     };
-    if !local {
+    published(ctx, &wanted, named.port)
+}
+
+#[inline(always)]
+fn published<'a>(ctx: &SockAddrContext, address: &Address, port: u16) -> Option<&'a Publication> {
+    let protocol = protocol_of(ctx);
+    if port == 0 || !is_transport(protocol) || !in_own_namespace(ctx) {
         return None;
     }
-    // The unspecified address means the loopback one (Linux connects there).
-    let wanted = if address.is_v4() && address.v4_network_order() == 0 {
-        Address::from_v4_network_order(V4_LOOPBACK)
-    } else {
-        *address
-    };
-    let publication = maps::publication(u8_protocol(protocol), &wanted, named.port)?;
-    let (container, port) = (publication.address, publication.container_port(named.port));
-    let key = socket_key(ctx, container, port, u8_protocol(protocol));
+    maps::publication(u8_protocol(protocol), address, port)
+}
+
+/// Takes note of what the process asked for. Answers the container's port.
+#[inline(always)]
+fn take_note(ctx: &SockAddrContext, named: &Named, publication: &Publication) -> u16 {
+    let protocol = u8_protocol(protocol_of(ctx));
+    let port = publication.container_port(named.port);
+    let key = socket_key(ctx, publication.address, port, protocol);
     let value = HostSocketValue { address: named.address, port: named.port, reserved: 0 };
     // A datagram socket asks for each datagram, nearly always for the same.
     if maps::host_socket(&key).is_none_or(|known| known.port != value.port || known.address != value.address)
@@ -183,7 +215,7 @@ fn led_to(ctx: &SockAddrContext, named: Named) -> Option<(u8, Address, u16)> {
         maps::add_host_socket(&key, &value);
     }
     maps::count(Path::HostSocket, Counter { packets: 1, bytes: 0 });
-    Some((u8_protocol(protocol), container, port))
+    port
 }
 
 /// What the process asked for when it was led to this address.

@@ -1,7 +1,7 @@
 //! Safety net: no container's source address leaves untranslated.
 
 use dataplane_common::{
-    abi::{Address, DropReason},
+    abi::{Address, DropReason, flags},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6},
 };
 
@@ -38,7 +38,9 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     }
     // The gateway addresses of weft's networks lie in its subnets, too, and are as private.
     match maps::subnet(&source) {
-        Some(_) => Err(DropReason::UntranslatedSource),
-        None => Ok(Verdict::Ignore),
+        Some(subnet) if !flags::routes(subnet.flags, ether_type == ETHERTYPE_IPV6) => {
+            Err(DropReason::UntranslatedSource)
+        }
+        _ => Ok(Verdict::Ignore),
     }
 }

@@ -5,11 +5,11 @@
     ping ADDRESS ORDER COUNT       echo requests of 4,000 bytes
     flood ADDRESS PORT COUNT SIZE  later fragments of so many bytes, of datagrams that have no first
 
-ORDER: digits, each the number of a fragment, from 0; one that is missing is lost, one that is there twice is sent twice.
+Both families. ORDER: digits, each the number of a fragment, from 0; one that is missing is lost, one that is there twice is sent twice.
 """
 import itertools, os, socket, struct, sys, time
 
-CUT = 1400  # A multiple of 8.
+CUT = 1360  # A multiple of 8; with its headers it fits an overlay over IPv6.
 # No identification comes again within three seconds, from whichever process of this host (RFC 6864 section 4.1): later
 # fragments that come first would be taken for those of the datagram that had it before.
 identifications = itertools.count(time.monotonic_ns() // 50_000)
@@ -25,52 +25,70 @@ def checksum(data):
 
 
 def fragments(source, destination, protocol, datagram, order):
-    """The packets of one datagram; the kernel fills in length and checksum of the header."""
+    """The packets of one datagram; the kernel fills in length and checksum of an IPv4 header."""
     identification = next(identifications) & 0xFFFF
     for number in order:
         start = int(number) * CUT
         piece = datagram[start : start + CUT]
-        offset = start // 8 | (0x2000 if start + CUT < len(datagram) else 0)
-        header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, identification, offset, 64, protocol, 0, source, destination)
+        more = start + CUT < len(datagram)
+        if len(source) == 4:
+            offset = start // 8 | (0x2000 if more else 0)
+            header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 0, identification, offset, 64, protocol, 0, source, destination)
+        else:
+            header = struct.pack("!IHBB16s16s", 6 << 28, 8 + len(piece), 44, 64, source, destination)
+            header += struct.pack("!BBHI", protocol, 0, start | more, identification)
         yield header + piece
+
+
+def pseudo_header(source, destination, protocol, length):
+    return source + destination + struct.pack("!HBBH" if len(source) == 4 else "!HBBI", 0, 0, protocol, length)
 
 
 def udp(source, destination, ports, payload):
     header = struct.pack("!HHHH", *ports, 8 + len(payload), 0)
-    pseudo = source + destination + struct.pack("!BBH", 0, 17, 8 + len(payload))
+    pseudo = pseudo_header(source, destination, 17, 8 + len(payload))
     return header[:6] + struct.pack("!H", checksum(pseudo + header + payload) or 0xFFFF) + payload
 
 
+def family(address):
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def octets(address):
+    return socket.inet_pton(family(address), address)
+
+
 def own_address(address):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    with socket.socket(family(address), socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))
-        return socket.inet_aton(probe.getsockname()[0])
+        return octets(probe.getsockname()[0])
 
 
-raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+raw = {of: socket.socket(of, socket.SOCK_RAW, socket.IPPROTO_RAW) for of in (socket.AF_INET, socket.AF_INET6)}
 
 
 def send(address, *datagrams):
     # All made before the first leaves: a fragment waits 67 ms for the others.
     for packet in [packet for packets in zip(*datagrams) for packet in packets]:
-        raw.sendto(packet, (address, 0))
+        raw[family(address)].sendto(packet, (address, 0))
 
 
 def answer(port, order):
-    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    server.bind(("0.0.0.0", int(port)))
+    server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    server.bind(("::", int(port)))
     print("ready", flush=True)
     while True:
-        payload, (address, client) = server.recvfrom(65535)
-        source, destination = own_address(address), socket.inet_aton(address)
+        payload, (address, client, *_) = server.recvfrom(65535)
+        address = address.removeprefix("::ffff:")
+        source, destination = own_address(address), octets(address)
         datagram = udp(source, destination, (int(port), client), payload)
         send(address, fragments(source, destination, 17, datagram, order))
 
 
 def ask(address, port, order, count):
-    source, destination = own_address(address), socket.inet_aton(socket.gethostbyname(address))
-    client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    client.bind(("0.0.0.0", 0))
+    source, destination = own_address(address), octets(address)
+    client = socket.socket(family(address), socket.SOCK_DGRAM)
+    client.bind(("", 0))
     client.settimeout(1)
     ports = (client.getsockname()[1], int(port))
     answered = 0
@@ -89,22 +107,25 @@ def ask(address, port, order, count):
 
 
 def ping(address, order, count):
-    source, destination = own_address(address), socket.inet_aton(address)
-    socket_in = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    source, destination = own_address(address), octets(address)
+    # An IPv4 socket gives the IP header as well.
+    v4 = len(source) == 4
+    protocol, request, reply, start = (1, 8, 0, 20) if v4 else (58, 128, 129, 0)
+    socket_in = socket.socket(family(address), socket.SOCK_RAW, protocol)
     answered = 0
     for sequence in range(int(count)):
         payload = os.urandom(3992)
-        header = struct.pack("!BBHHH", 8, 0, 0, os.getpid() & 0xFFFF, sequence)
-        header = struct.pack("!BBHHH", 8, 0, checksum(header + payload), os.getpid() & 0xFFFF, sequence)
-        send(address, fragments(source, destination, 1, header + payload, order))
+        pseudo = b"" if v4 else pseudo_header(source, destination, protocol, 4000)
+        echo = lambda sum: struct.pack("!BBHHH", request, 0, sum, os.getpid() & 0xFFFF, sequence) + payload
+        send(address, fragments(source, destination, protocol, echo(checksum(pseudo + echo(0))), order))
         deadline = time.monotonic() + 1
         while (left := deadline - time.monotonic()) > 0:
             socket_in.settimeout(left)
             try:
-                packet = socket_in.recv(65535)
+                packet = socket_in.recv(65535)[start:]
             except TimeoutError:
                 break
-            if packet[20] == 0 and packet[28:] == payload:
+            if packet[0] == reply and packet[8:] == payload:
                 answered += 1
                 break
     print(answered)
@@ -112,7 +133,7 @@ def ping(address, order, count):
 
 def flood(address, port, count, size):
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    source, destination = own_address(address), socket.inet_aton(address)
+    source, destination = own_address(address), octets(address)
     datagram = udp(source, destination, (1, int(port)), bytes(CUT - 8 + int(size)))
     for _ in range(int(count)):
         send(address, fragments(source, destination, 17, datagram, "1"))

@@ -10,6 +10,9 @@ const SCRIPT: &str = include_str!("fragments.py");
 /// Orders of the six fragments of 8,000 bytes.
 pub const ORDERS: [&str; 6] = ["012345", "543210", "123450", "351024", "55443322110", "0543211"];
 
+/// Datagrams of one exchange, in pairs.
+pub const COUNT: u32 = 10;
+
 /// `fragments.py` in a lab.
 pub struct Fragments {
     script: String,
@@ -41,6 +44,23 @@ impl Fragments {
     /// How many echo requests were answered.
     pub fn ping(&self, from: &Namespace, address: &str, order: &str, count: u32) -> Result<u32> {
         self.number(from, &format!("ping {address} {order} {count}"))
+    }
+
+    /// Every datagram comes through and its answer comes back, either cut in each order. `ports`: where the client sends,
+    /// and where the server listens.
+    pub fn exchange(&self, from: &Namespace, to: &Namespace, address: &str, ports: (u16, u16)) -> Result<()> {
+        for order in ORDERS {
+            let server = self.answer(to, ports.1, order)?;
+            let answered = self.ask(from, address, ports.0, order, COUNT)?;
+            ensure!(
+                answered == 2 * COUNT,
+                "{address}:{} in order {order}: {answered} of {}",
+                ports.0,
+                2 * COUNT
+            );
+            drop(server);
+        }
+        Ok(())
     }
 
     fn number(&self, from: &Namespace, words: &str) -> Result<u32> {

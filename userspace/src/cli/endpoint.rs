@@ -2,7 +2,11 @@
 
 use clap::Subcommand;
 
-use super::{Global, Outcome, output, output::or_dash, unexpected};
+use super::{
+    Global, Outcome, output,
+    output::{both, or_dash},
+    unexpected,
+};
 use crate::{
     control::{
         client::ask,
@@ -28,7 +32,7 @@ pub(super) fn row(endpoint: &EndpointView) -> [String; 8] {
         endpoint.container.clone(),
         or_dash(endpoint.network.clone()),
         endpoint.state.clone(),
-        or_dash(endpoint.address.clone()),
+        both(endpoint.address.clone(), endpoint.address_v6.clone()),
         or_dash(endpoint.mac_address),
         or_dash(endpoint.interface.clone()),
         or_dash(endpoint.device.clone()),

@@ -2,7 +2,11 @@
 
 use clap::Subcommand;
 
-use super::{Failure, Global, Outcome, endpoint, output, output::or_dash, unexpected};
+use super::{
+    Failure, Global, Outcome, endpoint, output,
+    output::{both, or_dash},
+    unexpected,
+};
 use crate::{
     control::{
         client::ask,
@@ -39,8 +43,8 @@ impl Network {
                     [
                         network.name.clone(),
                         network.driver.clone(),
-                        network.subnet.clone(),
-                        network.gateway.to_string(),
+                        both(network.subnet.clone(), network.subnet_v6.clone()),
+                        both(network.gateway, network.gateway_v6),
                         network.bridge.clone(),
                         or_dash(network.mtu),
                         network.endpoints.len().to_string(),
@@ -68,6 +72,7 @@ fn options(network: &NetworkView) -> String {
         Filtering::Address => Some("filtering=address".to_owned()),
         Filtering::EndpointIndependent => Some("filtering=endpoint-independent".to_owned()),
     });
+    words.extend(network.routed.iter().map(|family| format!("routed-{family}")));
     words.extend(network.vni.map(|vni| format!("vni={vni}")));
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }
@@ -80,8 +85,8 @@ fn inspect(network: &NetworkView, format: output::Format) -> Outcome {
         ("name", network.name.clone()),
         ("number", network.number.to_string()),
         ("driver", network.driver.clone()),
-        ("subnet", network.subnet.clone()),
-        ("gateway", network.gateway.to_string()),
+        ("subnet", both(network.subnet.clone(), network.subnet_v6.clone())),
+        ("gateway", both(network.gateway, network.gateway_v6)),
         ("bridge", network.bridge.clone()),
         ("vxlan", or_dash(network.vxlan.clone())),
         ("mtu", or_dash(network.mtu)),

@@ -60,6 +60,20 @@ pub fn print(text: &str) -> Outcome {
     }
 }
 
+/// What there is for IPv4 and for IPv6.
+pub fn both(v4: Option<impl std::fmt::Display>, v6: Option<impl std::fmt::Display>) -> String {
+    match (v4, v6) {
+        (Some(v4), Some(v6)) => format!("{v4} {v6}"),
+        (v4, None) => or_dash(v4),
+        (None, v6) => or_dash(v6),
+    }
+}
+
+/// An address as it is written in front of a port.
+pub fn before_port(address: std::net::IpAddr) -> String {
+    if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
+}
+
 /// A value, or a dash.
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

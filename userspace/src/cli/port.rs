@@ -2,7 +2,11 @@
 
 use clap::Subcommand;
 
-use super::{Global, Outcome, output, output::or_dash, unexpected};
+use super::{
+    Global, Outcome, output,
+    output::{before_port, or_dash},
+    unexpected,
+};
 use crate::control::{
     client::ask,
     protocol::{Reply, Request},
@@ -25,8 +29,8 @@ impl Port {
                 |port| {
                     [
                         port.container.clone(),
-                        format!("{}:{}/{}", port.host_address, port.host_ports, port.protocol),
-                        format!("{}:{}", port.container_address, port.container_ports),
+                        format!("{}:{}/{}", before_port(port.host_address), port.host_ports, port.protocol),
+                        format!("{}:{}", before_port(port.container_address), port.container_ports),
                         port.network.clone(),
                         port.state.clone(),
                         or_dash(port.reason.clone()),

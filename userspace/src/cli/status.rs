@@ -1,6 +1,10 @@
 //! `weft status`.
 
-use super::{Failure, Global, Outcome, output, output::or_dash, unexpected};
+use super::{
+    Failure, Global, Outcome, output,
+    output::{both, or_dash},
+    unexpected,
+};
 use crate::{
     control::{
         client::{self, ask},
@@ -62,7 +66,8 @@ fn print(status: &StatusView) -> Outcome {
         status.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
     );
     let uplinks = status.uplinks.iter().map(|uplink| {
-        [uplink.name.clone(), uplink.ifindex.to_string(), or_dash(uplink.address), uplink.mtu.to_string()]
+        let address = both(uplink.address, uplink.address_v6);
+        [uplink.name.clone(), uplink.ifindex.to_string(), address, uplink.mtu.to_string()]
     });
     section(&mut parts, "", rows(["UPLINK", "INDEX", "ADDRESS", "MTU"], uplinks));
     let dash = |text: &String| if text.is_empty() { "-".to_owned() } else { text.clone() };

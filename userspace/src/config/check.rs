@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     ports::PortSpec,
     services::{ServiceDraft, Shared},
 };
-use crate::model::{ContainerNamespace, Driver, Protocol};
+use crate::model::{ContainerNamespace, Driver, Family, Protocol};
 
 /// The port of VXLAN (RFC 7348 section 5).
 const VXLAN_PORT: u16 = 4789;
@@ -29,22 +29,42 @@ pub(super) fn check(
     members(services, host, report);
     namespaces(services, report);
     published(networks, services, host, report);
+    tunnels(host, report);
+}
+
+/// A host has one tunnel address, so all its peers have that one's family.
+fn tunnels(host: &HostDraft, report: &mut Report) {
+    let own = host.settings.vtep.zip(host.vtep_at);
+    let Some((first, at)) = own.or_else(|| host.peers.first().map(|peer| (peer.peer.vtep, peer.vtep_at)))
+    else {
+        return;
+    };
     for peer in &host.peers {
-        if host.settings.vtep == Some(peer.peer.vtep) {
-            report.add(peer.vtep_at, format!("{} is this host's own vtep", peer.peer.vtep));
+        let vtep = peer.peer.vtep;
+        if host.settings.vtep == Some(vtep) {
+            report.add(peer.vtep_at, format!("{vtep} is this host's own vtep"));
+        } else if Family::of(vtep) != Family::of(first) {
+            let place = report.place(at);
+            report.add(
+                peer.vtep_at,
+                format!("{vtep} is not of the family of {first} at {place}: all tunnels of a host have one"),
+            );
         }
     }
 }
 
 fn subnets(networks: &Networks, report: &mut Report) {
+    // Addresses of both families in one order, IPv4 first: ranges of different families never overlap.
     let mut ranges: Vec<_> = networks
         .drafts
         .iter()
-        .filter_map(|(name, draft)| draft.subnet.map(|(range, at)| (range.network(), range, at, name)))
+        .flat_map(|(name, draft)| {
+            draft.subnets.iter().map(move |(range, at)| (range.network(), *range, *at, name))
+        })
         .collect();
     ranges.sort();
     // The range that reaches furthest so far: whatever begins before its end overlaps it.
-    let mut furthest: Option<(ipnetwork::Ipv4Network, Position, &String)> = None;
+    let mut furthest: Option<(ipnetwork::IpNetwork, Position, &String)> = None;
     for (first, range, at, name) in ranges {
         if let Some((other, other_at, other_name)) = furthest
             && first <= other.broadcast()
@@ -115,7 +135,7 @@ fn members(services: &BTreeMap<String, ServiceDraft>, host: &HostDraft, report: 
     for draft in services.values() {
         for attachment in &draft.attachments {
             let network = attachment.network.as_str();
-            addresses.extend(attachment.address.map(|(address, at)| ((network, address), at)));
+            addresses.extend(attachment.addresses.iter().map(|(address, at)| ((network, *address), *at)));
             macs.extend(attachment.mac_address.map(|(mac, at)| ((network, mac), at)));
         }
         names.extend(draft.container_name.as_ref().map(|name| (name.value.as_str(), name.at)));
@@ -123,7 +143,7 @@ fn members(services: &BTreeMap<String, ServiceDraft>, host: &HostDraft, report: 
     for peer in &host.peers {
         let network = peer.peer.network.as_str();
         for endpoint in &peer.endpoints {
-            addresses.push(((network, endpoint.address), endpoint.address_at));
+            addresses.extend(endpoint.addresses.iter().map(|(address, at)| ((network, *address), *at)));
             macs.push(((network, endpoint.mac_address), endpoint.mac_at));
         }
     }
@@ -218,7 +238,7 @@ pub(super) fn settle_shared(services: &mut BTreeMap<String, ServiceDraft>, repor
 
 /// A claim of host ports.
 struct Claim<'a> {
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     spec: PortSpec,
     at: Position,
     service: &'a str,
@@ -237,7 +257,7 @@ fn published(
     for (service, draft) in services {
         for port in &draft.ports {
             let spec = port.value;
-            let address = spec.host_address.or(draft.binding).filter(|address| !address.is_unspecified());
+            let address = spec.host_address.or(draft.binding.map(IpAddr::V4));
             let Some(host_ports) = spec.host_ports else {
                 let each = spec.container_ports.first..=spec.container_ports.last;
                 chosen
@@ -252,7 +272,7 @@ fn published(
             if tunnel
                 && host_ports.first <= tunnel_port
                 && tunnel_port <= host_ports.last
-                && address.is_none()
+                && address.is_none_or(|address| address.is_unspecified())
             {
                 report.add(
                     port.at,
@@ -271,18 +291,56 @@ fn published(
     }
 }
 
-/// Sweeps over the ports in ascending order. For each host address, and for the wildcard, the claim that reaches
-/// furthest is remembered: a claim that begins before its end clashes with it. The wildcard clashes with all.
+/// Host addresses that a claim is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Scope {
+    /// Every address of both families.
+    All,
+    /// Every address of one.
+    Every(Family),
+    /// One.
+    One(IpAddr),
+    /// Not a claim's own scope: whatever is claimed of a family.
+    AnyOf(Family),
+}
+
+impl Scope {
+    fn of(address: Option<IpAddr>) -> Self {
+        match address {
+            None => Self::All,
+            Some(address) if address.is_unspecified() => Self::Every(Family::of(address)),
+            Some(address) => Self::One(address),
+        }
+    }
+
+    /// The scopes whose claims clash with one of this scope.
+    fn rivals(self) -> [Self; 3] {
+        match self {
+            Self::All | Self::AnyOf(_) => [Self::AnyOf(Family::V4), Self::AnyOf(Family::V6), Self::All],
+            Self::Every(family) => [Self::AnyOf(family), Self::All, Self::All],
+            Self::One(address) => [self, Self::Every(Family::of(address)), Self::All],
+        }
+    }
+
+    /// The scopes by which a claim of this one is found.
+    fn found_by(self) -> Vec<Self> {
+        match self {
+            Self::All | Self::AnyOf(_) => vec![self, Self::AnyOf(Family::V4), Self::AnyOf(Family::V6)],
+            Self::Every(family) => vec![self, Self::AnyOf(family)],
+            Self::One(address) => vec![self, Self::AnyOf(Family::of(address))],
+        }
+    }
+}
+
+/// Sweeps over the ports in ascending order. For each scope the claim that reaches furthest is remembered: a claim that
+/// begins before its end clashes with it. A wildcard clashes with all of its family.
 fn port_clashes(mut claims: Vec<(u16, u16, Claim<'_>)>, report: &mut Report) {
     claims.sort_by_key(|(first, _, claim)| (*first, claim.at));
-    let mut furthest: HashMap<Option<Ipv4Addr>, usize> = HashMap::new();
-    let mut furthest_of_all: Option<usize> = None;
+    let mut furthest: HashMap<Scope, usize> = HashMap::new();
     let last_of = |index: Option<usize>| index.and_then(|index| claims.get(index)).map(|(_, last, _)| *last);
     for (index, (first, last, claim)) in claims.iter().enumerate() {
-        let rivals = match claim.address {
-            None => [furthest_of_all, None],
-            Some(_) => [furthest.get(&claim.address).copied(), furthest.get(&None).copied()],
-        };
+        let scope = Scope::of(claim.address);
+        let rivals = scope.rivals().map(|rival| furthest.get(&rival).copied());
         let rival = rivals.into_iter().find(|rival| last_of(*rival).is_some_and(|reach| reach >= *first));
         if let Some((_, _, rival)) = rival.flatten().and_then(|rival| claims.get(rival)) {
             let (later, earlier) = if claim.at > rival.at { (claim, rival) } else { (rival, claim) };
@@ -297,11 +355,10 @@ fn port_clashes(mut claims: Vec<(u16, u16, Claim<'_>)>, report: &mut Report) {
                 ),
             );
         }
-        if last_of(furthest.get(&claim.address).copied()).is_none_or(|reach| *last > reach) {
-            furthest.insert(claim.address, index);
-        }
-        if last_of(furthest_of_all).is_none_or(|reach| *last > reach) {
-            furthest_of_all = Some(index);
+        for scope in scope.found_by() {
+            if last_of(furthest.get(&scope).copied()).is_none_or(|reach| *last > reach) {
+                furthest.insert(scope, index);
+            }
         }
     }
 }

@@ -56,7 +56,6 @@ fn unsupported_field(structure: &str, field: &str) -> Option<&'static str> {
             "is not supported: interfaces are eth0, eth1, … in the order of the networks' names"
         }
         ("ServiceNetwork", "link_local_ips" | "driver_opts") => "is not supported",
-        ("Network", "enable_ipv4") => "is not supported: every network has IPv4",
         ("Ipam", "options") => "is not supported: the address management is weft's own and has no options",
         _ => return None,
     })

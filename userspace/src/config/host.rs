@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     merge::Networks,
     ports, schema, values,
 };
-use crate::model::{Driver, HostSettings, MacAddress, Peer, PortRange, RemoteEndpoint};
+use crate::model::{Driver, Family, HostSettings, MacAddress, Peer, PortRange, RemoteEndpoint};
 
 /// A peer's tunnel address, network and endpoints, to tell repetitions.
 type PeerContent = (IpAddr, String, Vec<(String, IpAddr, MacAddress)>);
@@ -45,8 +45,8 @@ pub(super) struct PeerDraft {
 /// A container elsewhere.
 #[derive(Debug)]
 pub(super) struct EndpointDraft {
-    pub address: Ipv4Addr,
-    pub address_at: Position,
+    /// Of either family.
+    pub addresses: Vec<(IpAddr, Position)>,
     pub mac_address: MacAddress,
     pub mac_at: Position,
 }
@@ -78,10 +78,7 @@ impl HostDraft {
         self.add_uplinks(host.uplinks.as_deref(), report);
         let settings = &mut self.settings;
 
-        let vtep = host
-            .vtep
-            .as_ref()
-            .and_then(|text| Some((Some(IpAddr::V4(values::unicast(text, report)?)), text.at)));
+        let vtep = host.vtep.as_ref().and_then(|text| Some((Some(values::unicast(text, report)?), text.at)));
         settle(vtep, &mut settings.vtep, &mut self.vtep_at, "vtep", report);
 
         let port = host.vxlan_port.as_ref().and_then(|port| {
@@ -186,29 +183,30 @@ fn read_peer(
     let mut endpoints = Vec::new();
     let mut remotes = Vec::new();
     for endpoint in peer.endpoints.iter().flatten() {
-        let schema::PeerEndpoint { name, ipv4_address, mac_address } = &endpoint.value;
+        let schema::PeerEndpoint { name, ipv4_address, ipv6_address, mac_address } = &endpoint.value;
         let named = values::name(&name.value, name.at, "container name", report);
-        let address = values::ipv4(ipv4_address, report);
         let mac = values::mac(mac_address, report);
-        if let Some(address) = address {
-            networks.check_address(&network, address, ipv4_address.at, report);
+        if ipv4_address.is_none() && ipv6_address.is_none() {
+            report.add(endpoint.at, "its address is missing: add ipv4_address or ipv6_address");
         }
-        if let (true, Some(address), Some(mac)) = (named, address, mac) {
-            remotes.push(RemoteEndpoint {
+        let mut addresses = Vec::new();
+        for (family, text) in [(Family::V4, ipv4_address), (Family::V6, ipv6_address)] {
+            let Some(text) = text else { continue };
+            let Some(address) = values::address(text, family, report) else { continue };
+            networks.check_address(&network, address, text.at, report);
+            addresses.push((address, text.at));
+        }
+        if let (true, Some(mac)) = (named, mac) {
+            remotes.extend(addresses.iter().map(|(address, _)| RemoteEndpoint {
                 name: name.value.clone(),
-                address: IpAddr::V4(address),
+                address: *address,
                 mac_address: mac,
-            });
-            endpoints.push(EndpointDraft {
-                address,
-                address_at: ipv4_address.at,
-                mac_address: mac,
-                mac_at: mac_address.at,
-            });
+            }));
+            endpoints.push(EndpointDraft { addresses, mac_address: mac, mac_at: mac_address.at });
         }
     }
     Some(PeerDraft {
-        peer: Peer { vtep: IpAddr::V4(vtep?), network, endpoints: remotes },
+        peer: Peer { vtep: vtep?, network, endpoints: remotes },
         at: declared.at,
         vtep_at: peer.vtep.at,
         endpoints,

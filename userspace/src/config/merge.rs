@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
     networks::{NetworkDraft, Scope, host_address_in},
     services::{DEFAULT_NETWORK, ServiceDraft},
 };
-use crate::model::Container;
+use crate::model::{Container, Family};
 
 /// The networks of all files.
 #[derive(Debug, Default)]
@@ -77,27 +77,34 @@ impl Networks {
     }
 
     /// Whether a container, here or at a peer, can have this address in the network.
-    pub(super) fn check_address(&self, network: &str, address: Ipv4Addr, at: Position, report: &mut Report) {
+    pub(super) fn check_address(&self, network: &str, address: IpAddr, at: Position, report: &mut Report) {
         // A faulty network has said its own error already.
         let Some(draft) = self.drafts.get(network).filter(|draft| !draft.faulty) else { return };
-        let Some((range, _)) = draft.subnet else {
-            report.add(
-                at,
+        let family = Family::of(address);
+        let Some((range, _)) = draft.subnets.of(family) else {
+            let reason = if !draft.network.has(family) {
+                let enable = if address.is_ipv4() { "enable_ipv4" } else { "enable_ipv6" };
+                format!(
+                    "the network {} has no such addresses: add '{enable}: true' and a subnet to it",
+                    quote(network)
+                )
+            } else {
                 format!(
                     "the network {} has no subnet of its own, so nothing can have a fixed address in it: add ipam: {{ \
                      config: [ {{ subnet: … }} ] }}",
                     quote(network)
-                ),
-            );
+                )
+            };
+            report.add(at, reason);
             return;
         };
-        if !host_address_in(range, address, "the address", at, report) {
+        if !host_address_in(*range, address, "the address", at, report) {
             return;
         }
-        if draft.gateway() == Some(address) {
+        if draft.gateway(family) == Some(address) {
             report.add(at, format!("{address} is the gateway of the network {}", quote(network)));
         }
-        if draft.reserved.contains(&address.into()) {
+        if draft.reserved.contains(&address) {
             report.add(
                 at,
                 format!("{address} is kept free by aux_addresses of the network {}", quote(network)),

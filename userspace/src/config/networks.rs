@@ -2,17 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use super::{
     error::{Position, Report, quote},
     located::Located,
     schema, values,
 };
-use crate::model::{Driver, Filtering, Network, Subnet};
+use crate::model::{Driver, Family, Filtering, Network, PerFamily, Subnet};
 
 /// The kernel's `ETH_MIN_MTU`, which is RFC 791's least.
 const LEAST_MTU: u32 = 68;
@@ -20,8 +20,8 @@ const LEAST_MTU: u32 = 68;
 const MOST_MTU: u32 = 65_535;
 /// 24 bits (RFC 7348 section 5); zero is kept for no network.
 const MOST_VNI: u32 = (1 << 24) - 1;
-/// Below it nothing is left beside network, gateway and broadcast address.
-const LONGEST_PREFIX: u8 = 30;
+/// IPv6 needs it on every link (RFC 8200 section 5).
+const LEAST_MTU_V6: u32 = 1280;
 
 /// A network of the model with the places of what can clash with other networks.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub(super) struct NetworkDraft {
     pub network: Network,
     /// Where it is declared.
     pub at: Position,
-    /// The subnet, checked, and its place.
-    pub subnet: Option<(Ipv4Network, Position)>,
+    /// The subnets, checked, and their places.
+    pub subnets: PerFamily<(IpNetwork, Position)>,
     pub vni: Option<(u32, Position)>,
     pub bridge_name: Option<(String, Position)>,
     /// `aux_addresses`.
@@ -46,12 +46,9 @@ impl NetworkDraft {
     }
 
     /// The bridge's own address.
-    pub(super) fn gateway(&self) -> Option<Ipv4Addr> {
-        let (range, _) = self.subnet?;
-        match self.network.subnets.first()?.gateway {
-            Some(IpAddr::V4(gateway)) => Some(gateway),
-            _ => range.nth(1),
-        }
+    pub(super) fn gateway(&self, family: Family) -> Option<IpAddr> {
+        let (range, _) = self.subnets.of(family)?;
+        self.network.subnet(family)?.gateway.or_else(|| first_host(*range))
     }
 
     /// The network's host binding, for publications that name no address.
@@ -105,6 +102,8 @@ fn refuse_settings_of_external(network: &schema::Network, key: &Located<String>,
         || network.driver_opts.is_some()
         || network.ipam.is_some()
         || network.internal.is_some()
+        || network.enable_ipv4.is_some()
+        || network.enable_ipv6.is_some()
     {
         report.add(key.at, "an external network has no settings here: they stand where it is declared");
     }
@@ -120,26 +119,40 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
     let internal = flag(&declared.internal, false);
     let inter_container = flag(&options.inter_container, true);
     let masquerade = flag(&options.masquerade, true);
-    if flag(&declared.enable_ipv6, false)
-        && let Some(enable) = &declared.enable_ipv6
+    let (enable_ipv4, enable_ipv6) = (flag(&declared.enable_ipv4, true), flag(&declared.enable_ipv6, false));
+    if !enable_ipv4
+        && !enable_ipv6
+        && let Some(enable) = &declared.enable_ipv4
     {
-        report.add(enable.at, values::NO_IPV6);
+        report.add(enable.at, "a network without IPv4 needs IPv6: add 'enable_ipv6: true'");
     }
     let (driver, vni) = read_driver(declared, options, report);
-    let subnet = read_ipam(declared.ipam.as_ref(), report);
+    let subnets = read_ipam(declared.ipam.as_ref(), [enable_ipv4, enable_ipv6], report);
+    let mtu = options.mtu.as_ref().and_then(|mtu| {
+        let (least, what) =
+            if enable_ipv6 { (LEAST_MTU_V6, "the MTU with IPv6") } else { (LEAST_MTU, "the MTU") };
+        values::number(mtu, what, least, MOST_MTU, report)
+    });
     let bridge_name = options
         .bridge_name
         .as_ref()
         .filter(|name| values::device_name(name, report))
         .map(|name| (name.value.clone(), name.at));
+    let routed = PerFamily {
+        v4: is_routed(options.gateway_mode_ipv4.as_ref(), enable_ipv4, driver, report),
+        v6: is_routed(options.gateway_mode_ipv6.as_ref(), enable_ipv6, driver, report),
+    };
     let network = Network {
         driver,
-        subnets: subnet.iter().map(|(subnet, _, _)| subnet.clone()).collect(),
+        routed,
+        enable_ipv4,
+        enable_ipv6,
+        subnets: subnets.iter().map(|(subnet, _)| subnet.clone()).collect(),
         internal,
         inter_container,
         masquerade,
         filtering: options.filtering.as_ref().and_then(|text| filtering(text, report)).unwrap_or_default(),
-        mtu: options.mtu.as_ref().and_then(|mtu| values::number(mtu, "the MTU", LEAST_MTU, MOST_MTU, report)),
+        mtu,
         bridge_name: bridge_name.as_ref().map(|(name, _)| name.clone()),
         host_binding: options.host_binding.as_ref().and_then(|binding| host_binding(binding, report)),
     };
@@ -147,7 +160,7 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         reserved: network.subnets.iter().flat_map(|subnet| &subnet.reserved).copied().collect(),
         network,
         at,
-        subnet: subnet.map(|(_, range, at)| (range, at)),
+        subnets: subnets.map(|(subnet, at)| (subnet.range, at)),
         vni,
         bridge_name,
         faulty: report.count() > before,
@@ -170,6 +183,29 @@ fn filtering(text: &Located<String>, report: &mut Report) -> Option<Filtering> {
             None
         }
     }
+}
+
+/// Docker's gateway modes, of which weft knows two.
+fn is_routed(
+    mode: Option<&Located<String>>,
+    enabled: bool,
+    driver: Driver,
+    report: &mut Report,
+) -> Option<()> {
+    let mode = mode?;
+    match mode.value.as_str() {
+        "nat" => return None,
+        "routed" if !enabled => report.add(mode.at, "the network has no addresses of this family"),
+        "routed" if driver != Driver::Bridge => {
+            report.add(
+                mode.at,
+                "an overlay network is not routed: it reaches the world by each host's address",
+            );
+        }
+        "routed" => return Some(()),
+        other => report.add(mode.at, format!("{}: the gateway mode is 'nat' or 'routed'", quote(other))),
+    }
+    None
 }
 
 /// 0.0.0.0 is Docker's default and means the same here: every address.
@@ -221,79 +257,117 @@ fn read_driver(
     }
 }
 
-fn read_ipam(ipam: Option<&schema::Ipam>, report: &mut Report) -> Option<(Subnet, Ipv4Network, Position)> {
-    let ipam = ipam?;
+fn read_ipam(
+    ipam: Option<&schema::Ipam>,
+    enabled: [bool; 2],
+    report: &mut Report,
+) -> PerFamily<(Subnet, Position)> {
+    let mut subnets = PerFamily::default();
+    let Some(ipam) = ipam else { return subnets };
     if let Some(driver) = &ipam.driver
         && driver.value != "default"
     {
         report.add(driver.at, format!("{}: the only driver is default", quote(&driver.value)));
     }
-    let mut subnets = Vec::new();
     for config in ipam.config.iter().flatten() {
         let Some(subnet) = &config.value.subnet else {
             report.add(config.at, "the subnet is missing: add 'subnet: 10.10.0.0/24'");
             continue;
         };
         let Some(range) = values::range(subnet, report) else { continue };
-        if !subnets.is_empty() {
-            report.add(subnet.at, "a second IPv4 subnet: a network has one");
-            continue;
-        }
-        if let Some(reason) = unusable(range) {
+        let family = Family::of(range.ip());
+        let reason = match family {
+            Family::V4 if !enabled[0] => {
+                Some("an IPv4 subnet in a network with 'enable_ipv4: false': remove one".to_owned())
+            }
+            Family::V6 if !enabled[1] => {
+                Some("an IPv6 subnet: add 'enable_ipv6: true' to the network".to_owned())
+            }
+            Family::V4 if subnets.v4.is_some() => Some("a second IPv4 subnet: a network has one".to_owned()),
+            Family::V6 if subnets.v6.is_some() => Some("a second IPv6 subnet: a network has one".to_owned()),
+            _ => unusable(range),
+        };
+        if let Some(reason) = reason {
             report.add(subnet.at, reason);
             continue;
         }
-        subnets.push((read_subnet(&config.value, range, report), range, subnet.at));
+        subnets.set(family, Some((read_subnet(&config.value, range, report), subnet.at)));
     }
-    subnets.pop()
+    subnets
 }
 
 /// Why containers cannot live in this range.
-fn unusable(range: Ipv4Network) -> Option<String> {
-    if range.prefix() > LONGEST_PREFIX {
-        return Some(format!("{range} has no room for a gateway and a container: at most /{LONGEST_PREFIX}"));
+fn unusable(range: IpNetwork) -> Option<String> {
+    // Beyond it nothing is left beside network, gateway and broadcast address.
+    let longest = if range.is_ipv4() { 30 } else { 126 };
+    if range.prefix() > longest {
+        return Some(format!("{range} has no room for a gateway and a container: at most /{longest}"));
     }
+    let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
+    let v6 = |first| IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0));
     let reserved = [
-        (Ipv4Addr::new(0, 0, 0, 0), 8, "addresses of 'this network' (RFC 791)"),
-        (Ipv4Addr::new(127, 0, 0, 0), 8, "loopback addresses"),
-        (Ipv4Addr::new(224, 0, 0, 0), 4, "multicast addresses"),
-        (Ipv4Addr::new(240, 0, 0, 0), 4, "reserved addresses (RFC 1112)"),
+        (v4(0, 0, 0, 0), 8, "addresses of 'this network' (RFC 791)"),
+        (v4(127, 0, 0, 0), 8, "loopback addresses"),
+        (v4(224, 0, 0, 0), 4, "multicast addresses"),
+        (v4(240, 0, 0, 0), 4, "reserved addresses (RFC 1112)"),
+        (v6(0), 8, "reserved addresses (RFC 4291)"),
+        (v6(0xfe80), 10, "link-local addresses"),
+        (v6(0xff00), 8, "multicast addresses"),
     ];
+    let advice = if range.is_ipv4() {
+        "take a private range (RFC 1918)"
+    } else {
+        "take a unique local range, as in fd00:10::/64 (RFC 4193)"
+    };
     reserved.into_iter().find_map(|(first, prefix, what)| {
-        let reserved = Ipv4Network::new(first, prefix).ok()?;
-        reserved.overlaps(range).then(|| format!("{range} contains {what}: take a private range (RFC 1918)"))
+        let reserved = IpNetwork::new(first, prefix).ok()?;
+        overlap(reserved, range).then(|| format!("{range} contains {what}: {advice}"))
     })
 }
 
-fn read_subnet(config: &schema::IpamConfig, range: Ipv4Network, report: &mut Report) -> Subnet {
+/// Whether two ranges have a common address.
+pub(super) fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+    one.contains(other.network()) || other.contains(one.network())
+}
+
+fn read_subnet(config: &schema::IpamConfig, range: IpNetwork, report: &mut Report) -> Subnet {
+    let family = Family::of(range.ip());
     let gateway = config.gateway.as_ref().and_then(|gateway| {
-        let address = values::ipv4(gateway, report)?;
+        let address = values::address(gateway, family, report)?;
         host_address_in(range, address, "the gateway", gateway.at, report).then_some(address)
     });
     let lease_range = config.ip_range.as_ref().and_then(|text| {
         let part = values::range(text, report)?;
-        if !part.is_subnet_of(range) {
+        if !range.contains(part.network()) || part.prefix() < range.prefix() {
             report.add(text.at, format!("the ip_range {part} is outside the subnet {range}"));
         }
-        Some(IpNetwork::V4(part))
+        Some(part)
     });
-    let own = gateway.or_else(|| range.nth(1));
+    let own = gateway.or_else(|| first_host(range));
     let mut reserved = Vec::new();
     for (name, text) in config.aux_addresses.iter().flat_map(|addresses| &addresses.0) {
         let what = format!("the auxiliary address {}", quote(&name.value));
-        let Some(address) = values::ipv4(text, report) else { continue };
+        let Some(address) = values::address(text, family, report) else { continue };
         if host_address_in(range, address, &what, text.at, report) && Some(address) == own {
             report.add(text.at, format!("{what} is the gateway's address {address}"));
         }
-        reserved.push(IpAddr::V4(address));
+        reserved.push(address);
     }
-    Subnet { range: IpNetwork::V4(range), gateway: gateway.map(IpAddr::V4), lease_range, reserved }
+    Subnet { range, gateway, lease_range, reserved }
+}
+
+/// The address of the gateway where none is given.
+fn first_host(range: IpNetwork) -> Option<IpAddr> {
+    match range {
+        IpNetwork::V4(range) => range.nth(1).map(IpAddr::V4),
+        IpNetwork::V6(range) => range.nth(1).map(IpAddr::V6),
+    }
 }
 
 /// Whether `address` can be held by something in `range`; notes why not.
 pub(super) fn host_address_in(
-    range: Ipv4Network,
-    address: Ipv4Addr,
+    range: IpNetwork,
+    address: IpAddr,
     what: &str,
     at: Position,
     report: &mut Report,
@@ -301,8 +375,9 @@ pub(super) fn host_address_in(
     let reason = if !range.contains(address) {
         format!("{what} {address} is outside the subnet {range}")
     } else if address == range.network() {
+        // Of IPv6 it is the anycast address of the subnet's routers (RFC 4291 section 2.6.1).
         format!("{what} {address} is the network address of {range}")
-    } else if address == range.broadcast() {
+    } else if range.is_ipv4() && address == range.broadcast() {
         format!("{what} {address} is the broadcast address of {range}")
     } else {
         return true;

@@ -2,14 +2,14 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use super::{
     error::{Position, Report, quote},
     located::Located,
     schema::{LongPort, Port, Scalar},
-    values::{self, NO_IPV6, is_digits},
+    values::{self, is_digits},
 };
 use crate::model::{HostPorts, PortRange, Protocol, Publication};
 
@@ -20,7 +20,7 @@ const MOST_CHOSEN: u32 = 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PortSpec {
     /// Host address; `None`: not said.
-    pub host_address: Option<Ipv4Addr>,
+    pub host_address: Option<IpAddr>,
     /// Host ports; `None`: weft's choice.
     pub host_ports: Option<PortRange>,
     /// Container ports.
@@ -32,7 +32,11 @@ pub(super) struct PortSpec {
 /// In the short form, which `parse_short` reads back.
 impl fmt::Display for PortSpec {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.host_address, self.host_ports) {
+        let address = match self.host_address {
+            Some(IpAddr::V6(address)) => Some(format!("[{address}]")),
+            address => address.map(|address| address.to_string()),
+        };
+        match (address, self.host_ports) {
             (Some(address), Some(ports)) => write!(out, "{address}:{ports}:")?,
             (Some(address), None) => write!(out, "{address}::")?,
             (None, Some(ports)) => write!(out, "{ports}:")?,
@@ -47,9 +51,8 @@ impl PortSpec {
     /// are not said are chosen for each container port by itself.
     pub(super) fn publications(self, binding: Option<Ipv4Addr>) -> Result<Vec<Publication>, String> {
         let Self { host_address, host_ports, container_ports, protocol } = self;
-        // The wildcard, when written out, also overrides the network's binding, as in Docker.
-        let host_address =
-            host_address.or(binding).filter(|address| !address.is_unspecified()).map(IpAddr::V4);
+        // A wildcard that is written out means its own family, as in Docker.
+        let host_address = host_address.or(binding.map(IpAddr::V4));
         let publication =
             |host_ports, container_ports| Publication { protocol, host_address, host_ports, container_ports };
         let Some(host_ports) = host_ports else {
@@ -93,25 +96,40 @@ pub(super) fn parse_short(text: &str) -> Result<PortSpec, String> {
         Some((ports, name)) => (ports, protocol(name)?),
         None => (text, Protocol::Tcp),
     };
+    let (bracketed, ports) = match ports.strip_prefix('[') {
+        Some(rest) => {
+            let (address, ports) = rest.split_once("]:").ok_or_else(|| not_ports(text))?;
+            let address =
+                address.parse::<Ipv6Addr>().ok().filter(|address| address.to_ipv4_mapped().is_none());
+            let address = address
+                .ok_or_else(|| format!("{}: what stands in brackets is no IPv6 address", quote(text)))?;
+            (Some(IpAddr::V6(address)), ports)
+        }
+        None => (None, ports),
+    };
     let parts: Vec<&str> = ports.split(':').collect();
     let (host_address, host_ports, container_ports) = match parts.as_slice() {
+        ["", container] if bracketed.is_some() => (None, None, *container),
+        [host, container] if bracketed.is_some() => (None, Some(*host), *container),
+        _ if bracketed.is_some() => return Err(not_ports(text)),
         [container] => (None, None, *container),
         ["", _] => return Err(format!("{}: the host port is missing before ':'", quote(text))),
         [host, container] => (None, Some(*host), *container),
         [address, "", container] => (Some(*address), None, *container),
         [address, host, container] => (Some(*address), Some(*host), *container),
-        _ if ports.starts_with('[') || parts.len() > 3 => return Err(format!("{}: {NO_IPV6}", quote(text))),
+        _ if parts.len() > 3 => {
+            return Err(format!("{}: an IPv6 address stands in brackets, as in [::1]:8080:80", quote(text)));
+        }
         _ => return Err(not_ports(text)),
     };
     let host_address = match host_address.map(str::parse) {
-        None => None,
-        Some(Ok(IpAddr::V4(address))) => Some(address),
-        Some(Ok(IpAddr::V6(_))) => return Err(format!("{}: {NO_IPV6}", quote(text))),
+        None => bracketed,
+        Some(Ok(address)) => Some(IpAddr::V4(address)),
         Some(Err(_)) => {
             return Err(format!("{}: what stands before the host port is no IPv4 address", quote(text)));
         }
     };
-    if host_address.is_some_and(|address| address.is_multicast() || address.is_broadcast()) {
+    if host_address.is_some_and(is_impossible) {
         return Err(format!("{}: the host cannot have this address", quote(text)));
     }
     Ok(PortSpec {
@@ -132,9 +150,9 @@ fn read_long(long: &LongPort, at: Position, report: &mut Report) -> Option<PortS
     if long.target.is_none() {
         report.add(at, "the container port is missing: add 'target'");
     }
-    let host_address = long.host_ip.as_ref().and_then(|text| values::ipv4(text, report));
+    let host_address = long.host_ip.as_ref().and_then(|text| values::ip(text, report));
     if let (Some(text), Some(address)) = (&long.host_ip, host_address)
-        && (address.is_multicast() || address.is_broadcast())
+        && is_impossible(address)
     {
         report.add(text.at, format!("{address}: the host cannot have this address"));
     }
@@ -150,6 +168,15 @@ fn read_long(long: &LongPort, at: Position, report: &mut Report) -> Option<PortS
         return None;
     }
     Some(PortSpec { host_address, host_ports, container_ports: container_ports?, protocol: protocol? })
+}
+
+/// Link-local addresses are not published: they need a device to mean something.
+fn is_impossible(address: IpAddr) -> bool {
+    address.is_multicast()
+        || match address {
+            IpAddr::V4(address) => address.is_broadcast(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        }
 }
 
 fn protocol(name: &str) -> Result<Protocol, String> {

@@ -43,7 +43,9 @@ pub(super) struct Network {
     pub internal: Option<Located<Flag>>,
     /// Accepted for Compose; every weft network can be attached to.
     pub attachable: Ignored,
-    /// Not supported yet.
+    /// Members have IPv4 addresses; the default.
+    pub enable_ipv4: Option<Located<Flag>>,
+    /// Members have IPv6 addresses; not the default.
     pub enable_ipv6: Option<Located<Flag>>,
     /// Accepted for Compose and ignored.
     pub labels: Ignored,
@@ -64,6 +66,12 @@ pub(super) struct DriverOptions {
     /// Traffic to the world leaves with the host's address.
     #[serde(rename = "com.docker.network.bridge.enable_ip_masquerade")]
     pub masquerade: Option<Located<Flag>>,
+    /// `nat`, or `routed`: the world knows the containers by their own IPv4 addresses.
+    #[serde(rename = "com.docker.network.bridge.gateway_mode_ipv4")]
+    pub gateway_mode_ipv4: Option<Located<String>>,
+    /// The same for IPv6.
+    #[serde(rename = "com.docker.network.bridge.gateway_mode_ipv6")]
+    pub gateway_mode_ipv6: Option<Located<String>>,
     /// Host address of published ports that name none.
     #[serde(rename = "com.docker.network.bridge.host_binding_ipv4")]
     pub host_binding: Option<Located<String>>,
@@ -96,7 +104,7 @@ pub(super) struct Ipam {
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = compose_fields("IpamConfig"))]
 pub(super) struct IpamConfig {
-    /// The subnet, as in `10.10.0.0/24`.
+    /// The subnet, as in `10.10.0.0/24` or `fd00:10::/64`.
     pub subnet: Option<Located<String>>,
     /// The bridge's own address; by default the first of the subnet.
     pub gateway: Option<Located<String>>,
@@ -158,9 +166,9 @@ pub(super) enum ServiceNetworks {
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = compose_fields("ServiceNetwork"))]
 pub(super) struct ServiceNetwork {
-    /// Address in the network; given out by weft when absent.
+    /// IPv4 address in the network; given out by weft when absent.
     pub ipv4_address: Option<Located<String>>,
-    /// Not supported yet.
+    /// IPv6 address in the network; given out by weft when absent.
     pub ipv6_address: Option<Located<String>>,
     /// MAC address of the interface.
     pub mac_address: Option<Located<String>>,
@@ -265,8 +273,12 @@ pub(super) struct Peer {
 pub(super) struct PeerEndpoint {
     /// Its name.
     pub name: Located<String>,
-    /// Its address in the overlay network.
-    pub ipv4_address: Located<String>,
+    /// Its IPv4 address in the overlay network; one of the two is needed.
+    #[serde(default)]
+    pub ipv4_address: Option<Located<String>>,
+    /// Its IPv6 address in the overlay network.
+    #[serde(default)]
+    pub ipv6_address: Option<Located<String>>,
     /// Its MAC address in the overlay network.
     pub mac_address: Located<String>,
 }

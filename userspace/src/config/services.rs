@@ -1,6 +1,9 @@
 //! `services`: each entry by itself, given the networks. What concerns several of them is the work of `check`.
 
-use std::{collections::BTreeSet, net::Ipv4Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use super::{
     error::{Position, Report, quote},
@@ -49,7 +52,8 @@ pub(super) enum Shared {
 #[derive(Debug)]
 pub(super) struct AttachmentDraft {
     pub network: String,
-    pub address: Option<(Ipv4Addr, Position)>,
+    /// Of either family.
+    pub addresses: Vec<(IpAddr, Position)>,
     pub mac_address: Option<(MacAddress, Position)>,
 }
 
@@ -300,13 +304,15 @@ fn read_attachment(
     draft: &mut ServiceDraft,
     report: &mut Report,
 ) -> Attachment {
-    if let Some(address) = &settings.ipv6_address {
-        report.add(address.at, format!("{}: {}", quote(&address.value), values::NO_IPV6));
-    }
-    let address =
-        settings.ipv4_address.as_ref().and_then(|text| Some((values::ipv4(text, report)?, text.at)));
-    if let Some((address, at)) = address {
-        networks.check_address(network, address, at, report);
+    let ipv4 = settings.ipv4_address.as_ref().and_then(|text| Some((values::ipv4(text, report)?, text.at)));
+    let ipv6 = settings.ipv6_address.as_ref().and_then(|text| Some((values::ipv6(text, report)?, text.at)));
+    let addresses: Vec<(IpAddr, Position)> = ipv4
+        .map(|(address, at)| (IpAddr::V4(address), at))
+        .into_iter()
+        .chain(ipv6.map(|(address, at)| (IpAddr::V6(address), at)))
+        .collect();
+    for (address, at) in &addresses {
+        networks.check_address(network, *address, *at, report);
     }
     let mac_address =
         settings.mac_address.as_ref().and_then(|text| Some((values::mac(text, report)?, text.at)));
@@ -327,11 +333,11 @@ fn read_attachment(
         })
     });
     if !draft.container.attachments.contains_key(network) {
-        draft.attachments.push(AttachmentDraft { network: network.to_owned(), address, mac_address });
+        draft.attachments.push(AttachmentDraft { network: network.to_owned(), addresses, mac_address });
     }
     Attachment {
-        ipv4_address: address.map(|(address, _)| address),
-        ipv6_address: None,
+        ipv4_address: ipv4.map(|(address, _)| address),
+        ipv6_address: ipv6.map(|(address, _)| address),
         mac_address: mac_address.map(|(mac, _)| mac),
         aliases,
         gateway_priority,

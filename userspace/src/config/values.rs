@@ -5,66 +5,112 @@ use std::{
     time::Duration,
 };
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
 use super::{
     error::{Position, Report, quote},
     located::Located,
     schema::{Flag, Scalar},
 };
-use crate::model::MacAddress;
+use crate::model::{Family, MacAddress};
 
-/// What every IPv6 value is answered with.
-pub(super) const NO_IPV6: &str = "IPv6 is not supported yet";
 /// `IFNAMSIZ` of the kernel, less the terminating NUL.
 const LONGEST_DEVICE_NAME: usize = 15;
 /// Longer flow timeouts are taken for a mistake.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// An IPv4 address.
-pub(super) fn ipv4(text: &Located<String>, report: &mut Report) -> Option<Ipv4Addr> {
-    match text.value.parse() {
-        Ok(IpAddr::V4(address)) => return Some(address),
-        Ok(IpAddr::V6(_)) => report.add(text.at, format!("{}: {NO_IPV6}", quote(&text.value))),
-        Err(_) => report.add(
-            text.at,
-            format!("{} is not an IPv4 address; write it as in 10.10.0.10", quote(&text.value)),
-        ),
+/// An address of one family.
+pub(super) fn address(text: &Located<String>, family: Family, report: &mut Report) -> Option<IpAddr> {
+    match text.value.parse::<IpAddr>() {
+        Ok(address) if Family::of(address) == family && !is_mapped(address) => return Some(address),
+        _ => {
+            let (name, example) = match family {
+                Family::V4 => ("IPv4", "10.10.0.10"),
+                Family::V6 => ("IPv6", "fd00:10::10"),
+            };
+            report.add(
+                text.at,
+                format!("{} is not an {name} address; write it as in {example}", quote(&text.value)),
+            );
+        }
     }
     None
 }
 
-/// An IPv4 address that a host can have: neither multicast, loopback, unspecified nor broadcast.
-pub(super) fn unicast(text: &Located<String>, report: &mut Report) -> Option<Ipv4Addr> {
-    let address = ipv4(text, report)?;
-    if address.is_multicast() || address.is_loopback() || address.is_unspecified() || address.is_broadcast() {
+/// An IPv4 address.
+pub(super) fn ipv4(text: &Located<String>, report: &mut Report) -> Option<Ipv4Addr> {
+    match address(text, Family::V4, report)? {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+/// An IPv6 address.
+pub(super) fn ipv6(text: &Located<String>, report: &mut Report) -> Option<Ipv6Addr> {
+    match address(text, Family::V6, report)? {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
+    }
+}
+
+/// An IPv4 address in the clothes of an IPv6 one (RFC 4291 section 2.5.5.2): it never is one on a wire.
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some())
+}
+
+/// An address of either family.
+pub(super) fn ip(text: &Located<String>, report: &mut Report) -> Option<IpAddr> {
+    match text.value.parse().ok().filter(|address| !is_mapped(*address)) {
+        Some(address) => Some(address),
+        None => {
+            report.add(
+                text.at,
+                format!(
+                    "{} is not an IP address; write it as in 192.0.2.1 or 2001:db8::1",
+                    quote(&text.value)
+                ),
+            );
+            None
+        }
+    }
+}
+
+/// An address that a host can have on every link: neither multicast, loopback, unspecified, broadcast nor link-local.
+pub(super) fn unicast(text: &Located<String>, report: &mut Report) -> Option<IpAddr> {
+    let address = ip(text, report)?;
+    let good = match address {
+        IpAddr::V4(v4) => !v4.is_broadcast(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    };
+    if !good || address.is_multicast() || address.is_loopback() || address.is_unspecified() {
         report.add(text.at, format!("{address} cannot be the address of a host on a network"));
         return None;
     }
     Some(address)
 }
 
-/// An IPv4 range in CIDR notation, host bits zero.
-pub(super) fn range(text: &Located<String>, report: &mut Report) -> Option<Ipv4Network> {
+/// A range in CIDR notation, host bits zero.
+pub(super) fn range(text: &Located<String>, report: &mut Report) -> Option<IpNetwork> {
     let reason = match text.value.split_once('/') {
-        Some((address, length)) if is_digits(length) => match (address.parse(), length.parse()) {
-            (Ok(IpAddr::V4(address)), Ok(length)) => match Ipv4Network::new(address, length) {
-                Ok(range) if range.network() == address => return Some(range),
-                Ok(range) => format!(
-                    "{} has bits set beyond its prefix: the range is written {}/{}",
-                    quote(&text.value),
-                    range.network(),
-                    range.prefix()
-                ),
-                Err(_) => format!("{}: an IPv4 prefix has at most 32 bits", quote(&text.value)),
-            },
-            (Ok(IpAddr::V4(_)), Err(_)) => {
-                format!("{}: an IPv4 prefix has at most 32 bits", quote(&text.value))
+        Some((address, length)) if is_digits(length) => match address.parse::<IpAddr>() {
+            Ok(address) if !is_mapped(address) => {
+                let range = length.parse().ok().and_then(|length| IpNetwork::new(address, length).ok());
+                match range {
+                    Some(range) if range.network() == address => return Some(range),
+                    Some(range) => format!(
+                        "{} has bits set beyond its prefix: the range is written {}/{}",
+                        quote(&text.value),
+                        range.network(),
+                        range.prefix()
+                    ),
+                    None if address.is_ipv4() => {
+                        format!("{}: an IPv4 prefix has at most 32 bits", quote(&text.value))
+                    }
+                    None => format!("{}: an IPv6 prefix has at most 128 bits", quote(&text.value)),
+                }
             }
-            (Ok(IpAddr::V6(_)), _) => format!("{}: {NO_IPV6}", quote(&text.value)),
-            (Err(_), _) => not_a_range(&text.value),
+            _ => not_a_range(&text.value),
         },
-        _ if text.value.parse::<Ipv6Addr>().is_ok() => format!("{}: {NO_IPV6}", quote(&text.value)),
         _ => not_a_range(&text.value),
     };
     report.add(text.at, reason);
@@ -72,7 +118,7 @@ pub(super) fn range(text: &Located<String>, report: &mut Report) -> Option<Ipv4N
 }
 
 fn not_a_range(text: &str) -> String {
-    format!("{} is not an address range; write it as in 10.10.0.0/24", quote(text))
+    format!("{} is not an address range; write it as in 10.10.0.0/24 or fd00:10::/64", quote(text))
 }
 
 /// The MAC address of an interface.

@@ -102,7 +102,8 @@ impl Owner {
         let uplinks = applied.facts.uplinks.iter().map(|uplink| UplinkView {
             name: uplink.name.clone(),
             ifindex: uplink.ifindex,
-            address: uplink.address,
+            address: uplink.addresses.v4,
+            address_v6: uplink.addresses.v6,
             mtu: uplink.mtu,
         });
         let sysctls = self.reconciler.leases().sysctls.iter().map(|(name, before)| SysctlView {
@@ -135,17 +136,25 @@ impl Owner {
 
     fn forwarding(&self) -> ForwardingView {
         let facts = &self.applied().facts;
+        let has_v6 = self.state().networks.values().any(|network| network.subnets.v6.is_some());
         let reason = if !facts.forwarding {
             Some(
                 "net.ipv4.ip_forward is 0: containers cannot reach the world, nor the world their published \
                  ports. Switch it on with: sysctl -w net.ipv4.ip_forward=1"
                     .to_owned(),
             )
-        } else if facts.uplinks.iter().all(|uplink| uplink.address.is_none()) {
-            Some("no uplink has an IPv4 address; see the problems".to_owned())
+        } else if has_v6 && !facts.forwarding_v6 {
+            Some(
+                "net.ipv6.conf.all.forwarding is 0: containers cannot reach the world by IPv6, nor the world their \
+                 published ports. Switch it on with: sysctl -w net.ipv6.conf.all.forwarding=1"
+                    .to_owned(),
+            )
+        } else if facts.uplinks.iter().all(|uplink| uplink.addresses.iter().next().is_none()) {
+            Some("no uplink has an address; see the problems".to_owned())
         } else {
             None
         };
-        ForwardingView { enabled: facts.forwarding, reason }
+        let enabled_v6 = has_v6.then_some(facts.forwarding_v6);
+        ForwardingView { enabled: facts.forwarding, enabled_v6, reason }
     }
 }

@@ -1,7 +1,9 @@
 //! The desired state: what providers declare and the reconciler makes true. Pure data, no input or output.
 
+mod family;
 mod state;
 
+pub use family::{Family, PerFamily};
 pub use state::{
     Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, HostPorts, HostSettings,
     MacAddress, Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts,

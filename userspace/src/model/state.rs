@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration}
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use super::{Family, PerFamily};
+
 /// Everything one host is asked to be. Providers yield it whole; nothing in it is relative to an earlier state.
 ///
 /// Addresses, MAC addresses and host ports that the user left open are `None` here; `reconcile::leases` fills them.
@@ -25,7 +27,11 @@ pub struct DesiredState {
 pub struct Network {
     /// Bridge or overlay.
     pub driver: Driver,
-    /// Subnets, at most one for each address family; none given means weft picks an IPv4 one.
+    /// Members have IPv4 addresses (`enable_ipv4`).
+    pub enable_ipv4: bool,
+    /// Members have IPv6 addresses (`enable_ipv6`).
+    pub enable_ipv6: bool,
+    /// Subnets, at most one for each enabled address family; weft picks one where none is given.
     pub subnets: Vec<Subnet>,
     /// Nothing but the members and the host itself is reachable.
     pub internal: bool,
@@ -35,12 +41,30 @@ pub struct Network {
     pub masquerade: bool,
     /// Whom masqueraded containers hear uninvited (`weft.filtering`).
     pub filtering: Filtering,
-    /// MTU in bytes of the containers' interfaces; `None`: the uplink's, less 50 bytes for an overlay.
+    /// Families that are routed: the world knows the members by their own addresses
+    /// (`com.docker.network.bridge.gateway_mode_ipv4` and `_ipv6`).
+    pub routed: PerFamily<()>,
+    /// MTU in bytes of the containers' interfaces; `None`: the uplink's, less 50 or 70 bytes for an overlay.
     pub mtu: Option<u32>,
     /// Name of the bridge device (`com.docker.network.bridge.name`); `None`: derived from the network's name.
     pub bridge_name: Option<String>,
     /// Host address of publications that name none (`com.docker.network.bridge.host_binding_ipv4`).
     pub host_binding: Option<IpAddr>,
+}
+
+impl Network {
+    /// Whether its members have addresses of this family.
+    pub const fn has(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.enable_ipv4,
+            Family::V6 => self.enable_ipv6,
+        }
+    }
+
+    /// The subnet that the user gave it.
+    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| Family::of(subnet.range.ip()) == family)
+    }
 }
 
 /// How a network reaches other hosts.
@@ -120,7 +144,7 @@ pub enum ContainerNamespace {
 pub struct Attachment {
     /// IPv4 address; `None`: leased.
     pub ipv4_address: Option<std::net::Ipv4Addr>,
-    /// IPv6 address; `None`: leased where the network has an IPv6 subnet.
+    /// IPv6 address; `None`: leased where the network has IPv6.
     pub ipv6_address: Option<std::net::Ipv6Addr>,
     /// MAC address; `None`: chosen once and kept.
     pub mac_address: Option<MacAddress>,
@@ -130,12 +154,22 @@ pub struct Attachment {
     pub gateway_priority: i32,
 }
 
+impl Attachment {
+    /// The address that the user gave it.
+    pub fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.ipv4_address.map(IpAddr::V4),
+            Family::V6 => self.ipv6_address.map(IpAddr::V6),
+        }
+    }
+}
+
 /// Host ports that lead to a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     /// Transport protocol.
     pub protocol: Protocol,
-    /// Host address; `None`: every address of the host.
+    /// Host address; `0.0.0.0` or `::`: every one of that family; `None`: every one of both.
     pub host_address: Option<IpAddr>,
     /// Host ports.
     pub host_ports: HostPorts,

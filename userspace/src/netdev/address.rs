@@ -25,8 +25,11 @@ pub struct Address {
     pub address: IpNetwork,
     /// Valid beyond the link (scope `global`).
     pub global: bool,
-    /// An IPv4 address that is not the first of its subnet on the device; it goes when the first one goes.
+    /// An IPv4 address that is not the first of its subnet on the device, which goes when the first one goes; an IPv6
+    /// address that is temporary (RFC 8981).
     pub secondary: bool,
+    /// No new connection is to use it (RFC 4862 section 5.5.4).
+    pub deprecated: bool,
     /// IPv6 duplicate address detection is still running or has failed: the address does not work.
     pub tentative: bool,
 }
@@ -50,7 +53,8 @@ impl Address {
             address,
             global: message.header.scope == AddressScope::Universe,
             // The same bit means "temporary" for IPv6 (IFA_F_TEMPORARY).
-            secondary: address.is_ipv4() && flags.contains(AddressFlags::Secondary),
+            secondary: flags.contains(AddressFlags::Secondary),
+            deprecated: flags.contains(AddressFlags::Deprecated),
             tentative: flags.intersects(AddressFlags::Tentative | AddressFlags::Dadfailed),
         })
     }

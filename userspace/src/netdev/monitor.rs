@@ -26,7 +26,7 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// Larger than any one notification (the kernel builds them in one page or, with many attributes, a few).
 const DATAGRAM: usize = 64 << 10;
 
-const GROUPS: [MulticastGroup; 7] = [
+const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
@@ -34,6 +34,7 @@ const GROUPS: [MulticastGroup; 7] = [
     MulticastGroup::Ipv6Ifaddr,
     MulticastGroup::Ipv6Route,
     MulticastGroup::Ipv4Netconf,
+    MulticastGroup::Ipv6Netconf,
 ];
 
 /// Which namespaces a monitor hears.
@@ -86,8 +87,8 @@ pub enum Change {
         /// It is a static one, or it is gone.
         notable: bool,
     },
-    /// A setting of IPv4 such as `ip_forward` changed (`ip netconf`).
-    Ipv4Configuration,
+    /// A setting such as `ip_forward` changed (`ip netconf`).
+    Configuration,
     /// Events were lost, or one could not be understood: everything may have changed.
     Resync,
 }
@@ -221,7 +222,7 @@ fn classify(message_type: u16, payload: &[u8]) -> Option<Change> {
                 false => Change::Neighbour { ifindex, notable },
             })
         }
-        RTM_NEWNETCONF | RTM_DELNETCONF => Some(Change::Ipv4Configuration),
+        RTM_NEWNETCONF | RTM_DELNETCONF => Some(Change::Configuration),
         _ => return None,
     };
     Some(change.unwrap_or(Change::Resync))

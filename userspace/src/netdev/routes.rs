@@ -20,6 +20,8 @@ use super::{
 
 /// Metric that the kernel gives IPv6 routes that name none (`IP6_RT_PRIO_USER`).
 const IPV6_DEFAULT_METRIC: u32 = 1024;
+/// Metric of the routes that it makes with IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`).
+const IPV6_CONNECTED_METRIC: u32 = 256;
 
 /// A unicast route of the main table. A route with several next hops is several of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +87,21 @@ impl Route {
             IpAddr::V6(_) => EVERYTHING_IPV6,
         };
         Self { destination, gateway: Some(gateway), ifindex, source: None, metric: 0 }
+    }
+
+    /// The route to the subnet of an address, as the kernel makes it with the address.
+    pub fn connected(address: IpNetwork, ifindex: u32) -> Self {
+        let destination = IpNetwork::new(address.network(), address.prefix()).unwrap_or(address);
+        let (source, metric) = match address {
+            IpNetwork::V4(own) => (Some(own.ip().into()), 0),
+            IpNetwork::V6(_) => (None, IPV6_CONNECTED_METRIC),
+        };
+        Self { destination, gateway: None, ifindex, source, metric }
+    }
+
+    /// Whether it has the metric of a route that was made without naming one.
+    pub fn has_plain_metric(&self) -> bool {
+        self.metric == Self { metric: 0, ..*self }.listed().metric
     }
 
     /// Whether this is a default route.

@@ -112,11 +112,11 @@ impl LocalSocket {
         }
     }
 
-    /// Whether the socket takes packets to an address, or to any address of the host for `None`.
-    pub fn receives(&self, address: Option<IpAddr>) -> bool {
-        let Some(address) = address.filter(|address| !address.is_unspecified()) else { return true };
+    /// Whether the socket takes packets to an address; to any one of its family if that is unspecified.
+    pub fn receives(&self, address: IpAddr) -> bool {
         let own = self.local.ip();
-        own == address || (own.is_unspecified() && (own.is_ipv4() == address.is_ipv4() || self.dual_stack))
+        let same_family = own.is_ipv4() == address.is_ipv4() || self.dual_stack;
+        same_family && (address.is_unspecified() || own.is_unspecified() || own == address)
     }
 }
 
@@ -152,7 +152,7 @@ pub async fn holders(
     let mut found = sockets(protocol).await?;
     found.retain(|socket| {
         (ports.first..=ports.last).contains(&socket.local.port())
-            && socket.receives(address)
+            && address.is_none_or(|address| socket.receives(address))
             && (protocol == Protocol::Udp || socket.state != SocketState::Connected)
     });
     if found.is_empty() {

@@ -1,4 +1,4 @@
-//! The settings of IPv4 that weft looks at or changes, in the network namespace of the calling thread.
+//! The settings of the kernel that weft looks at or changes, in the network namespace of the calling thread.
 //!
 //! `/proc/sys/net` shows the namespace of the thread that opens it (`net_ctl_header_lookup` uses `current`), unlike
 //! `/proc/net`, which is a link to `/proc/self/net` and shows that of the process's first thread.
@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
+    path::Path,
 };
 
 use super::{
@@ -15,6 +16,8 @@ use super::{
 use crate::model::PortRange;
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Forwarding of IPv6 on all devices.
+pub const IPV6_FORWARDING: &str = "net.ipv6.conf.all.forwarding";
 const IP_LOCAL_RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 const IP_LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
@@ -53,20 +56,93 @@ pub fn set_ip_forward(on: bool) -> Result<()> {
     write(IP_FORWARD, if on { "1\n" } else { "0\n" })
 }
 
+/// Whether IPv6 packets are forwarded between devices (`net.ipv6.conf.all.forwarding`). Not where there is no IPv6.
+pub fn ipv6_forwarding() -> Result<bool> {
+    Ok(value(IPV6_FORWARDING)?.is_some_and(|value| value != "0"))
+}
+
+/// The value of a setting by its name, `None` if there is no such setting. As for sysctl(8), a dot in a device's name is
+/// written as '/'.
+pub fn value(name: &str) -> Result<Option<String>> {
+    let path = path(name);
+    match read(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(_) if !Path::new(&path).exists() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sets a setting by its name.
+pub fn set_value(name: &str, value: &str) -> Result<()> {
+    write(&path(name), &format!("{value}\n"))
+}
+
+fn path(name: &str) -> String {
+    let swapped: String = name
+        .chars()
+        .map(|character| match character {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        })
+        .collect();
+    format!("/proc/sys/{swapped}")
+}
+
+/// The name of a device's IPv6 setting.
+pub fn of_device(device: &str, setting: &str) -> String {
+    format!("net.ipv6.conf.{}.{setting}", device.replace('.', "/"))
+}
+
+/// A container's interface has the addresses that weft gives it, and the link-local one that is made of its MAC address
+/// (the programs know that one): no router is heard, and no address made up.
+pub fn ensure_ipv6_of_container(device: &str) -> Result<()> {
+    ensure_ipv6(
+        device,
+        &[("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_ra", "0"), ("autoconf", "0")],
+    )
+}
+
+/// A bridge is the router. Its link-local address is made of its MAC address, which every host of an overlay has the same
+/// of: duplicate address detection would find the others.
+pub fn ensure_ipv6_of_bridge(device: &str) -> Result<()> {
+    ensure_ipv6(device, &[("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("autoconf", "0")])
+}
+
+fn ensure_ipv6(device: &str, settings: &[(&str, &str)]) -> Result<()> {
+    for (setting, wanted) in settings {
+        let name = of_device(device, setting);
+        if value(&name)?.is_none_or(|found| found != *wanted) {
+            set_value(&name, wanted)?;
+        }
+    }
+    Ok(())
+}
+
 /// Has a device answer ARP requests for everybody in its own subnet with its own address, at once
-/// (`proxy_arp_pvlan`, RFC 3069), or not. Answers whether that had to be changed.
-pub fn ensure_private_vlan(device: &str, on: bool) -> Result<bool> {
-    let answers = format!("/proc/sys/net/ipv4/conf/{device}/proxy_arp_pvlan");
+/// (`proxy_arp_pvlan`, RFC 3069), or not.
+pub fn ensure_private_vlan(device: &str, on: bool) -> Result<()> {
+    answer_for_others("ipv4", "proxy_arp_pvlan", device, on)
+}
+
+/// The same for IPv6, where the addresses have to be named as well ([`super::Netlink::ensure_proxy`]).
+pub fn ensure_proxy_ndp(device: &str, on: bool) -> Result<()> {
+    answer_for_others("ipv6", "proxy_ndp", device, on)
+}
+
+fn answer_for_others(family: &str, setting: &str, device: &str, on: bool) -> Result<()> {
+    let of =
+        |group: &str, setting: &str| format!("net.{family}.{group}.{}.{setting}", device.replace('.', "/"));
+    let setting = of("conf", setting);
     let wanted = if on { "1" } else { "0" };
-    if read(&answers)?.trim() == wanted {
-        return Ok(false);
+    if value(&setting)?.as_deref() == Some(wanted) {
+        return Ok(());
     }
     if on {
         // By default the kernel waits for up to 0.8 s, for whoever has the address may answer as well.
-        write(&format!("/proc/sys/net/ipv4/neigh/{device}/proxy_delay"), "0")?;
+        set_value(&of("neigh", "proxy_delay"), "0")?;
     }
-    write(&answers, wanted)?;
-    Ok(true)
+    set_value(&setting, wanted)
 }
 
 /// Ports that the kernel never picks for a socket by itself (`net.ipv4.ip_local_reserved_ports`).

@@ -41,6 +41,7 @@ fn view(inside: &Tuple, flow: &Flow, confirmed: bool, now: u64) -> FlowView {
         FlowKind::PORTMAP => "portmap",
         FlowKind::HAIRPIN => "hairpin",
         FlowKind::TURN_BACK => "turn_back",
+        FlowKind::ROUTED => "routed",
         _ => "unknown",
     };
     let protocol = match i32::from(inside.protocol) {

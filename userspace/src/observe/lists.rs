@@ -1,7 +1,5 @@
 //! Networks, endpoints and ports as the last round left them.
 
-use std::net::Ipv4Addr;
-
 use super::{EndpointView, NetworkView, PortView};
 use crate::{
     model::{ContainerNamespace, DesiredState},
@@ -22,14 +20,20 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
             name: name.clone(),
             number: network.number,
             driver: if network.vxlan.is_some() { "overlay" } else { "bridge" }.to_owned(),
-            subnet: network.subnet.to_string(),
-            gateway: network.gateway,
+            subnet: network.subnets.v4.map(|subnet| subnet.range.to_string()),
+            gateway: network.subnets.v4.map(|subnet| subnet.gateway),
+            subnet_v6: network.subnets.v6.map(|subnet| subnet.range.to_string()),
+            gateway_v6: network.subnets.v6.map(|subnet| subnet.gateway),
             bridge: network.bridge.clone(),
             mtu: applied.facts.bridges.get(name).map(|bridge| bridge.mtu),
             internal: network.internal,
             inter_container: network.inter_container,
             masquerade: network.masquerade,
             filtering: network.filtering,
+            routed: [(network.routed.v4, "ipv4"), (network.routed.v6, "ipv6")]
+                .into_iter()
+                .filter_map(|(routed, family)| routed.map(|()| family.to_owned()))
+                .collect(),
             vni: network.vni(),
             vxlan: network.vxlan.clone(),
             endpoints: members(applied, name),
@@ -72,6 +76,7 @@ fn bare(container: &str, network: Option<&str>, state: &str) -> EndpointView {
         network: network.map(str::to_owned),
         state: state.to_owned(),
         address: None,
+        address_v6: None,
         mac_address: None,
         interface: None,
         device: None,
@@ -88,7 +93,8 @@ fn local(applied: &Applied, id: &EndpointId, endpoint: &ResolvedEndpoint) -> End
         (Some(_), false) => "ready",
     };
     EndpointView {
-        address: Some(endpoint.address.to_string()),
+        address: endpoint.addresses.v4.map(|address| address.to_string()),
+        address_v6: endpoint.addresses.v6.map(|address| address.to_string()),
         mac_address: Some(endpoint.mac),
         interface: Some(endpoint.interface.clone()),
         device: Some(endpoint.device.clone()),
@@ -101,7 +107,8 @@ fn local(applied: &Applied, id: &EndpointId, endpoint: &ResolvedEndpoint) -> End
 
 fn remote(remote: &ResolvedRemote) -> EndpointView {
     EndpointView {
-        address: Some(remote.address.to_string()),
+        address: remote.address.is_ipv4().then(|| remote.address.to_string()),
+        address_v6: remote.address.is_ipv6().then(|| remote.address.to_string()),
         mac_address: Some(remote.mac),
         place: Some(format!("host {}", remote.vtep)),
         ..bare(&remote.name, Some(&remote.network), "remote")
@@ -119,7 +126,7 @@ pub fn ports(applied: &Applied) -> Vec<PortView> {
             PortView {
                 container: publication.container.clone(),
                 protocol: publication.protocol,
-                host_address: publication.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                host_address: publication.host_address,
                 host_ports: publication.host_ports,
                 container_address: publication.address,
                 container_ports: publication.container_ports,

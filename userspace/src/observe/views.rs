@@ -1,9 +1,6 @@
 //! The documents. Their field names are part of the command line's contract.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,8 +75,10 @@ pub struct UplinkView {
     pub name: String,
     /// Index.
     pub ifindex: u32,
-    /// Address that masqueraded traffic leaves with.
-    pub address: Option<Ipv4Addr>,
+    /// IPv4 address that masqueraded traffic leaves with.
+    pub address: Option<IpAddr>,
+    /// The same for IPv6.
+    pub address_v6: Option<IpAddr>,
     /// MTU in bytes.
     pub mtu: u32,
 }
@@ -89,6 +88,9 @@ pub struct UplinkView {
 pub struct ForwardingView {
     /// Containers reach the world.
     pub enabled: bool,
+    /// The same by IPv6; `None` where no network has it.
+    #[serde(default)]
+    pub enabled_v6: Option<bool>,
     /// Why not.
     pub reason: Option<String>,
 }
@@ -141,10 +143,14 @@ pub struct NetworkView {
     pub number: u32,
     /// `bridge` or `overlay`.
     pub driver: String,
-    /// Address range.
-    pub subnet: String,
-    /// The bridge's address.
-    pub gateway: Ipv4Addr,
+    /// IPv4 address range.
+    pub subnet: Option<String>,
+    /// The bridge's address in it.
+    pub gateway: Option<IpAddr>,
+    /// IPv6 address range.
+    pub subnet_v6: Option<String>,
+    /// The bridge's address in it.
+    pub gateway_v6: Option<IpAddr>,
     /// Bridge device.
     pub bridge: String,
     /// MTU of its devices.
@@ -157,6 +163,8 @@ pub struct NetworkView {
     pub masquerade: bool,
     /// Whom masqueraded members hear uninvited.
     pub filtering: Filtering,
+    /// Families in which the world knows the containers by their own addresses.
+    pub routed: Vec<String>,
     /// VXLAN network identifier.
     pub vni: Option<u32>,
     /// Vxlan device.
@@ -175,8 +183,10 @@ pub struct EndpointView {
     /// `ready`, `failed` (see the problems), `missing` (its namespace), `remote`, or the mode of a container that weft
     /// gives no interface: `none`, `host`, `shared`.
     pub state: String,
-    /// Address with prefix length.
+    /// IPv4 address with prefix length.
     pub address: Option<String>,
+    /// IPv6 address with prefix length.
+    pub address_v6: Option<String>,
     /// MAC address.
     pub mac_address: Option<MacAddress>,
     /// Name inside the container.
@@ -198,12 +208,12 @@ pub struct PortView {
     pub container: String,
     /// Protocol.
     pub protocol: Protocol,
-    /// Host address.
-    pub host_address: Ipv4Addr,
+    /// Host address; `0.0.0.0` and `::`: all of their family.
+    pub host_address: IpAddr,
     /// Host ports.
     pub host_ports: PortRange,
     /// The container's address.
-    pub container_address: Ipv4Addr,
+    pub container_address: IpAddr,
     /// Container ports.
     pub container_ports: PortRange,
     /// Network it leads through.
@@ -219,7 +229,7 @@ pub struct PortView {
 pub struct FlowView {
     /// `tcp`, `udp`, `icmp` or a number.
     pub protocol: String,
-    /// `masquerade`, `portmap` or `hairpin`.
+    /// `masquerade`, `portmap`, `hairpin`, `turn_back` or `routed`.
     pub kind: String,
     /// `unconfirmed`, `established` or `closing`.
     pub state: String,

@@ -1,6 +1,6 @@
 //! The difference between two states as lines for people: `+` new, `~` changed, `-` gone.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,13 +66,18 @@ fn change(action: Action, object: &str, detail: String) -> Change {
 fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
     let mut objects = BTreeMap::new();
     for (name, network) in &state.networks {
-        let mut words = vec![network.subnet.to_string(), format!("gateway {}", network.gateway)];
+        let mut words = Vec::new();
+        for subnet in network.subnets.iter() {
+            words.extend([subnet.range.to_string(), format!("gateway {}", subnet.gateway)]);
+        }
         words.extend(network.vni().map(|vni| format!("vni {vni}")));
         words.extend(network.mtu.map(|mtu| format!("mtu {mtu}")));
         for (set, word) in [
             (network.internal, "internal"),
             (!network.inter_container, "isolated-members"),
             (!network.masquerade, "no-masquerade"),
+            (network.routed.v4.is_some(), "routed-ipv4"),
+            (network.routed.v6.is_some(), "routed-ipv6"),
         ] {
             words.extend(set.then(|| word.to_owned()));
         }
@@ -82,37 +87,57 @@ fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
     for (id, endpoint) in &state.endpoints {
         let route = if endpoint.default_route { " default-route" } else { "" };
         let missing = if endpoint.namespace.is_none() { " (namespace missing)" } else { "" };
-        let detail = format!("{} {} {}{route}{missing}", endpoint.address, endpoint.mac, endpoint.interface);
+        let mut words: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
+        words.extend([endpoint.mac.to_string(), endpoint.interface.clone()]);
+        let detail = format!("{}{route}{missing}", words.join(" "));
         objects.insert(format!("endpoint {id}"), detail);
     }
     for publication in &state.publications {
-        let target =
-            format!("-> {} {}:{}", publication.endpoint, publication.address, publication.container_ports);
+        let address = SocketAddress(publication.address);
+        let target = format!("-> {} {address}:{}", publication.endpoint, publication.container_ports);
         objects.insert(format!("port {}", key(publication)), target);
     }
     for remote in &state.remotes {
-        let detail = format!("{} {} behind {}", remote.address, remote.mac, remote.vtep);
-        objects.insert(format!("remote {}/{}", remote.network, remote.name), detail);
+        let detail = format!("{} behind {}", remote.mac, remote.vtep);
+        objects.insert(format!("remote {}/{} {}", remote.network, remote.name, remote.address), detail);
     }
     objects
+}
+
+/// An address as it is written before a port.
+struct SocketAddress(IpAddr);
+
+impl fmt::Display for SocketAddress {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => address.fmt(out),
+            IpAddr::V6(address) => write!(out, "[{address}]"),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reconcile::resolved::ResolvedNetwork;
+    use crate::{
+        model::PerFamily,
+        reconcile::resolved::{ResolvedNetwork, ResolvedSubnet},
+    };
 
     fn state(gateway: [u8; 4]) -> Option<ResolvedState> {
         let mut state = ResolvedState::default();
         let network = ResolvedNetwork {
             number: 1,
             driver: crate::model::Driver::Bridge,
-            subnet: "10.10.0.0/24".parse().ok()?,
-            gateway: gateway.into(),
+            subnets: PerFamily {
+                v4: Some(ResolvedSubnet { range: "10.10.0.0/24".parse().ok()?, gateway: gateway.into() }),
+                v6: None,
+            },
             internal: false,
             inter_container: true,
             masquerade: true,
             filtering: Default::default(),
+            routed: Default::default(),
             mtu: None,
             bridge: "br-front".into(),
             vxlan: None,

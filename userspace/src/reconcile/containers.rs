@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use super::{
     devices::mtu,
@@ -19,7 +19,8 @@ use super::{
 };
 use crate::{
     dataplane::{Dataplane, TcProgram},
-    netdev::{Link, LinkKind, Netlink, Route, VethPeer, VethSpec},
+    model::{Family, PerFamily},
+    netdev::{Link, LinkKind, Netlink, Route, VethPeer, VethSpec, sysctl},
 };
 
 /// Largest segment of a container in an overlay: with its outer headers it has to fit the 65,535 bytes of an IPv4
@@ -36,8 +37,8 @@ const STEPS: usize = 80;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shape {
     spec: VethSpec,
-    address: IpNetwork,
-    default_gateway: Option<IpAddr>,
+    addresses: PerFamily<IpNetwork>,
+    default_gateways: PerFamily<IpAddr>,
     namespace: FoundNamespace,
 }
 
@@ -144,7 +145,7 @@ impl Containers {
                 self.failed.insert(id.clone());
                 continue;
             };
-            let Some(shape) = shape(id, endpoint, network, bridge, uplinks) else {
+            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, state, uplinks)) else {
                 self.failed.insert(id.clone());
                 continue;
             };
@@ -232,13 +233,13 @@ fn shape(
     endpoint: &ResolvedEndpoint,
     network: &ResolvedNetwork,
     bridge: &Link,
-    uplinks: &[UplinkFact],
+    mtu: u32,
 ) -> Option<Shape> {
     let spec = VethSpec {
         name: endpoint.device.clone(),
         alias: names::endpoint_alias(&id.network, &id.container),
         bridge: bridge.ifindex,
-        mtu: mtu(network, uplinks),
+        mtu,
         isolated: !network.inter_container,
         container_name: endpoint.interface.clone(),
         container_mac_address: endpoint.mac,
@@ -247,8 +248,11 @@ fn shape(
     };
     Some(Shape {
         spec,
-        address: IpNetwork::V4(endpoint.address),
-        default_gateway: endpoint.default_route.then_some(IpAddr::V4(network.gateway)),
+        addresses: endpoint.addresses,
+        default_gateways: match endpoint.default_route {
+            true => network.subnets.map(|subnet| subnet.gateway),
+            false => PerFamily::default(),
+        },
         namespace: endpoint.namespace.clone()?,
     })
 }
@@ -266,6 +270,15 @@ async fn ensure_one(
         .ensure_tc(&shape.spec.name, ensured.ifindex, TcProgram::FromContainer)
         .map_err(|error| error.to_string())?;
     inside.ensure_loopback_up().await.map_err(text)?;
+    if shape.addresses.v6.is_some() {
+        let device = shape.spec.container_name.clone();
+        let settings = move || sysctl::ensure_ipv6_of_container(&device).map_err(std::io::Error::other);
+        namespace.run("set up IPv6", settings).await.map_err(text)?;
+    }
+    if let (true, Some(address)) = (shape.spec.isolated, shape.addresses.v6) {
+        // With IPv4 the bridge answers for all of its subnet (`devices`).
+        netlink.ensure_proxy(shape.spec.bridge, address.ip()).await.map_err(text)?;
+    }
     ensure_addresses(shape, ensured.container_ifindex, &inside).await.map_err(text)?;
     ensure_routes(shape, ensured.container_ifindex, &inside).await.map_err(text)?;
     let link = netlink.link_by_index(ensured.ifindex).await.map_err(text)?;
@@ -277,10 +290,13 @@ async fn ensure_one(
 }
 
 async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
-    inside.ensure_address(ifindex, shape.address).await?;
+    for address in shape.addresses.iter() {
+        inside.ensure_address(ifindex, *address).await?;
+    }
     for address in inside.addresses_of(ifindex).await? {
         // Anything else would be dropped as spoofed.
-        if address.address.is_ipv4() && address.address != shape.address {
+        let scoped = address.address.is_ipv4() || address.global;
+        if scoped && !shape.addresses.iter().any(|own| *own == address.address) {
             inside.remove_address(ifindex, address.address).await?;
         }
     }
@@ -288,35 +304,30 @@ async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crat
 }
 
 async fn ensure_routes(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
-    // The kernel makes the route to the subnet with the address; somebody may have deleted it alone.
-    inside.ensure_route(&subnet_route(shape.address, ifindex)).await?;
-    if let Some(gateway) = shape.default_gateway {
-        inside.ensure_default_route(gateway, ifindex).await?;
-        return Ok(());
+    for address in shape.addresses.iter() {
+        // The kernel makes the route to the subnet with the address; somebody may have deleted it alone.
+        inside.ensure_route(&Route::connected(*address, ifindex)).await?;
     }
-    let network = shape.address;
+    for gateway in shape.default_gateways.iter() {
+        inside.ensure_default_route(*gateway, ifindex).await?;
+    }
     let stale: Vec<Route> = inside
         .default_routes()
         .await?
         .into_iter()
         // Only what weft itself made here: through this interface, by a gateway of this network.
         .filter(|route| {
+            let family = Family::of(route.destination.ip());
             route.ifindex == ifindex
-                && route.metric == 0
-                && route.gateway.is_some_and(|gateway| network.contains(gateway))
+                && route.has_plain_metric()
+                && shape.default_gateways.of(family).is_none()
+                && route.gateway.is_some_and(|gateway| {
+                    shape.addresses.of(family).is_some_and(|network| network.contains(gateway))
+                })
         })
         .collect();
     for route in stale {
         inside.remove_route(&route).await?;
     }
     Ok(())
-}
-
-fn subnet_route(address: IpNetwork, ifindex: u32) -> Route {
-    let destination = match address {
-        IpNetwork::V4(address) => Ipv4Network::new(address.network(), address.prefix())
-            .map_or(IpNetwork::V4(address), IpNetwork::V4),
-        IpNetwork::V6(_) => address,
-    };
-    Route { destination, gateway: None, ifindex, source: Some(address.ip()), metric: 0 }
 }

@@ -1,8 +1,8 @@
 //! Bridges and vxlan devices: the slow path of each network.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use super::{
     facts::UplinkFact,
@@ -10,8 +10,9 @@ use super::{
     leases::Leases,
     names::{self, Owner},
     problem::Problem,
-    resolved::{EndpointId, ResolvedNetwork, ResolvedState},
+    resolved::{EndpointId, ResolvedNetwork, ResolvedState, ResolvedSubnet},
     tables::vxlan_port,
+    uplinks::tunnel_address,
 };
 use crate::{
     model::MacAddress,
@@ -20,30 +21,33 @@ use crate::{
 
 /// MTU where no uplink gives one.
 const DEFAULT_MTU: u32 = 1500;
-/// Outer Ethernet, IPv4, UDP and VXLAN headers (RFC 7348 section 4.3), without the outer Ethernet header's own 14 that
-/// no MTU counts, and with the inner one's: 20 + 8 + 8 + 14.
-const VXLAN_OVERHEAD: u32 = 50;
+/// Outer IP, UDP and VXLAN headers and the inner Ethernet header (RFC 7348 section 4.3). No MTU counts the outer Ethernet
+/// header.
+const VXLAN_OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
+const VXLAN_OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
 
 /// Largest MTU of a bridge or veth (`ETH_MAX_MTU` of the kernel).
 const LARGEST_MTU: u32 = 65_535;
 
 /// MTU of a network's devices.
-pub fn mtu(network: &ResolvedNetwork, uplinks: &[UplinkFact]) -> u32 {
+pub fn mtu(network: &ResolvedNetwork, state: &ResolvedState, uplinks: &[UplinkFact]) -> u32 {
     let uplink = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(DEFAULT_MTU);
-    let overhead = if network.vxlan.is_some() { VXLAN_OVERHEAD } else { 0 };
+    let overhead = match (&network.vxlan, tunnel_address(state, uplinks)) {
+        (None, _) => 0,
+        (Some(_), Some(IpAddr::V6(_))) => VXLAN_OVERHEAD_V6,
+        (Some(_), _) => VXLAN_OVERHEAD_V4,
+    };
     // A loopback or tun uplink may have 65,536 bytes, which is more than a bridge can.
     network.mtu.unwrap_or(uplink.saturating_sub(overhead).min(LARGEST_MTU))
 }
 
-/// How the MAC addresses of bridges begin.
-const BRIDGE_MAC_PREFIX: [u8; 2] = [0x02, 0x42];
-
 /// The bridge's MAC address, made from the gateway address: every host of an overlay has the same gateway, so that a
 /// container that hears two answers to its ARP request has the right one either way.
 pub fn bridge_mac(network: &ResolvedNetwork) -> MacAddress {
-    let [a, b, c, d] = network.gateway.octets();
-    let [first, second] = BRIDGE_MAC_PREFIX;
-    MacAddress([first, second, a, b, c, d])
+    // A network has at least one of the two.
+    let gateway =
+        network.subnets.iter().next().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |first| first.gateway);
+    names::mac_of_address(gateway)
 }
 
 /// Makes what is missing and puts right what is not as it must be. Answers whether anything was changed.
@@ -79,7 +83,7 @@ async fn ensure_one(
     kernel: &Kernel,
     problems: &mut Vec<Problem>,
 ) -> netdev::Result<bool> {
-    let mtu = mtu(network, uplinks);
+    let mtu = mtu(network, state, uplinks);
     let spec = BridgeSpec {
         name: network.bridge.clone(),
         alias: names::network_alias(name),
@@ -95,16 +99,22 @@ async fn ensure_one(
             ensured.ifindex
         }
     };
+    if network.subnets.v6.is_some() {
+        sysctl::ensure_ipv6_of_bridge(&spec.name)?;
+    }
     changed |= ensure_gateway(network, bridge, netlink, kernel).await?;
     // The client of a port that a member publishes may be another member. The answer is sent to the client's address,
-    // which the sender takes for a neighbour's, and ARP does not pass between members that may not talk to one another.
-    // So the bridge answers, and what is no answer is dropped with a reason.
+    // which the sender takes for a neighbour's, and neither ARP nor neighbour discovery passes between members that may
+    // not talk to one another. So the bridge answers, and what is no answer is dropped with a reason.
     sysctl::ensure_private_vlan(&spec.name, !network.inter_container)?;
+    if network.subnets.v6.is_some() {
+        sysctl::ensure_proxy_ndp(&spec.name, !network.inter_container)?;
+    }
     let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
     let Some(local) = vtep else {
         problems.push(Problem::new(
             format!("network {name}"),
-            "this host has no tunnel address: set x-weft.vtep, or give the uplink an IPv4 address",
+            "this host has no tunnel address: set x-weft.vtep, or give the uplink an address",
         ));
         return Ok(changed);
     };
@@ -131,21 +141,20 @@ async fn ensure_gateway(
     netlink: &Netlink,
     kernel: &Kernel,
 ) -> netdev::Result<bool> {
-    // The prefix was the subnet's, so it is valid.
-    let Ok(gateway) = Ipv4Network::new(network.gateway, network.subnet.prefix()) else { return Ok(false) };
-    let wanted = IpNetwork::V4(gateway);
+    let wanted: Vec<IpNetwork> =
+        network.subnets.iter().filter_map(ResolvedSubnet::gateway_in_range).collect();
     let present: Vec<IpNetwork> = kernel
         .addresses
         .iter()
-        .filter(|address| address.ifindex == bridge && address.address.is_ipv4())
+        .filter(|address| address.ifindex == bridge && (address.address.is_ipv4() || address.global))
         .map(|address| address.address)
         .collect();
     let mut changed = false;
-    if !present.contains(&wanted) {
-        changed |= netlink.ensure_address(bridge, wanted).await?;
+    for missing in wanted.iter().filter(|address| !present.contains(address)) {
+        changed |= netlink.ensure_address(bridge, *missing).await?;
     }
     // A gateway that was configured before.
-    for old in present.into_iter().filter(|address| *address != wanted) {
+    for old in present.into_iter().filter(|address| !wanted.contains(address)) {
         changed |= netlink.remove_address(bridge, old).await?;
     }
     Ok(changed)
@@ -187,7 +196,7 @@ pub fn unmarked<'a>(links: &'a [Link], leases: &Leases) -> Vec<&'a Link> {
         LinkKind::Bridge(bridge) => {
             // Its address is made from the gateway's ([`bridge_mac`]); by default a bridge snoops.
             !bridge.multicast_snooping
-                && link.mac_address.is_some_and(|mac| mac.0.starts_with(&BRIDGE_MAC_PREFIX))
+                && link.mac_address.is_some_and(|mac| mac.0.starts_with(&names::MAC_PREFIX))
         }
         LinkKind::Vxlan(_) => link.name.starts_with(names::VXLAN_PREFIX),
         LinkKind::Veth(_) => link.name.starts_with(names::VETH_PREFIX) || is_of_waiting_room(link),

@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use super::resolved::EndpointId;
 use crate::{
-    model::{MacAddress, PortRange},
+    model::{MacAddress, PerFamily, PortRange},
     netdev::{BoundPorts, PortRanges},
 };
 
@@ -22,8 +22,8 @@ pub struct UplinkFact {
     pub mtu: u32,
     /// MAC address; none on tunnels.
     pub mac: Option<MacAddress>,
-    /// Primary IPv4 address; `None`: it has none now, nothing can be masqueraded there.
-    pub address: Option<Ipv4Addr>,
+    /// Primary addresses; a family without one cannot be masqueraded there now.
+    pub addresses: PerFamily<IpAddr>,
 }
 
 /// A device of weft.
@@ -55,9 +55,11 @@ pub struct KernelFacts {
     /// Where fragments wait that come before the first of their datagram.
     pub waiting_room: Option<u32>,
     /// Own tunnel address.
-    pub vtep: Option<Ipv4Addr>,
+    pub vtep: Option<IpAddr>,
     /// `net.ipv4.ip_forward`.
     pub forwarding: bool,
+    /// `net.ipv6.conf.all.forwarding`.
+    pub forwarding_v6: bool,
     /// Ports that sockets of this host hold.
     pub bound: BoundPorts,
     /// `net.ipv4.ip_local_reserved_ports` without weft's own part.
@@ -80,6 +82,7 @@ impl Default for KernelFacts {
             waiting_room: None,
             vtep: None,
             forwarding: false,
+            forwarding_v6: false,
             bound: BoundPorts::default(),
             reserved: PortRanges::default(),
             // The kernel's default.

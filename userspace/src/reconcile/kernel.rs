@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
 use super::names::{self, Owner};
 use crate::{
@@ -42,6 +42,8 @@ pub struct Kernel {
     pub routes: Vec<Route>,
     /// `net.ipv4.ip_forward`.
     pub forwarding: bool,
+    /// `net.ipv6.conf.all.forwarding`.
+    pub forwarding_v6: bool,
     /// `net.ipv4.ip_local_port_range`.
     pub ephemeral: PortRange,
     /// `net.ipv4.ip_local_reserved_ports`.
@@ -58,6 +60,7 @@ impl Kernel {
             addresses: Vec::new(),
             routes: netlink.routes().await?,
             forwarding: sysctl::ip_forward()?,
+            forwarding_v6: sysctl::ipv6_forwarding()?,
             ephemeral: sysctl::ip_local_port_range()?,
             reserved: sysctl::ip_local_reserved_ports()?,
             doubts: Doubts::default(),
@@ -94,7 +97,7 @@ impl Kernel {
             Change::Link { ifindex, .. } => drop(self.doubts.links.insert(ifindex)),
             Change::Address { ifindex } => drop(self.doubts.addresses.insert(ifindex)),
             Change::Route => self.doubts.routes = true,
-            Change::Ipv4Configuration => self.doubts.settings = true,
+            Change::Configuration => self.doubts.settings = true,
             // Neither is part of the reading.
             Change::Neighbour { .. } | Change::Forwarding { .. } | Change::Resync => {}
         }
@@ -153,9 +156,9 @@ impl Kernel {
             everything |= before != self.routes;
         }
         if settings {
-            let forwarding = sysctl::ip_forward()?;
-            everything |= forwarding != self.forwarding;
-            self.forwarding = forwarding;
+            let (forwarding, forwarding_v6) = (sysctl::ip_forward()?, sysctl::ipv6_forwarding()?);
+            everything |= (forwarding, forwarding_v6) != (self.forwarding, self.forwarding_v6);
+            (self.forwarding, self.forwarding_v6) = (forwarding, forwarding_v6);
         }
         Ok(if everything { Changed::Everything } else { Changed::Containers(containers) })
     }
@@ -184,15 +187,17 @@ impl Kernel {
         self.links.iter().filter_map(|link| Some((link, names::owner(link.alias.as_deref()?)?)))
     }
 
-    /// IPv4 destinations that the host routes somewhere else than to weft's networks, without the default route.
-    pub fn foreign_routes(&self) -> Vec<Ipv4Network> {
+    /// Destinations that the host routes somewhere else than to weft's networks, without the default routes and those
+    /// that every IPv6 device has.
+    pub fn foreign_routes(&self) -> Vec<IpNetwork> {
         let own: Vec<u32> = self.owned().map(|(link, _)| link.ifindex).collect();
         self.routes
             .iter()
             .filter(|route| !route.is_default() && !own.contains(&route.ifindex))
-            .filter_map(|route| match route.destination {
-                IpNetwork::V4(destination) => Some(destination),
-                IpNetwork::V6(_) => None,
+            .map(|route| route.destination)
+            .filter(|destination| match destination {
+                IpNetwork::V4(_) => true,
+                IpNetwork::V6(range) => !range.ip().is_unicast_link_local() && !range.ip().is_multicast(),
             })
             .collect()
     }

@@ -1,5 +1,9 @@
 //! Names that weft gives to kernel devices, and the marks by which it knows its own.
 
+use std::net::IpAddr;
+
+use crate::model::MacAddress;
+
 /// Longest device name, `IFNAMSIZ` less the closing zero.
 const LONGEST_NAME: usize = 15;
 /// What every `ifalias` of weft begins with.
@@ -41,6 +45,19 @@ pub fn vxlan(network: &str) -> String {
 /// Host side of a container's veth pair.
 pub fn veth(container: &str, network: &str) -> String {
     format!("{VETH_PREFIX}{:011x}", stable_hash(0, &[container, network]) >> 20)
+}
+
+/// How the MAC addresses that are made from IP addresses begin.
+pub const MAC_PREFIX: [u8; 2] = [0x02, 0x42];
+
+/// A MAC address made from an address: Docker's way for IPv4, a hash for IPv6.
+pub fn mac_of_address(address: IpAddr) -> MacAddress {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => (stable_hash(0, &[&address.to_string()]) as u32).to_be_bytes(),
+    };
+    let [first, second] = MAC_PREFIX;
+    MacAddress([first, second, a, b, c, d])
 }
 
 fn readable(prefix: &str, name: &str) -> String {

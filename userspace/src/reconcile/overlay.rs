@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use super::{kernel::Kernel, problem::Problem, resolved::ResolvedState};
@@ -47,7 +47,7 @@ pub async fn ensure(state: &ResolvedState, netlink: &Netlink, kernel: &Kernel, p
         let present: HashMap<IpAddr, Option<MacAddress>> = neighbours
             .iter()
             .filter(|entry| entry.ifindex == bridge.ifindex && entry.permanent)
-            .filter(|entry| network.subnet.contains_address(entry.address))
+            .filter(|entry| network.contains(entry.address))
             .map(|entry| (entry.address, entry.mac_address))
             .collect();
         for (address, mac) in &wanted.neighbours {
@@ -107,13 +107,12 @@ async fn ensure_forwarding(
 /// would come back, and what the host sends to itself would pass for a peer's.
 pub fn leave_out_own(
     state: &mut ResolvedState,
-    vtep: Option<Ipv4Addr>,
+    vtep: Option<IpAddr>,
     kernel: &Kernel,
     problems: &mut Vec<Problem>,
 ) {
     let is_own = |address: &IpAddr| {
-        vtep.map(IpAddr::V4) == Some(*address)
-            || kernel.addresses.iter().any(|own| own.address.ip() == *address)
+        vtep == Some(*address) || kernel.addresses.iter().any(|own| own.address.ip() == *address)
     };
     let own: HashSet<IpAddr> = state.peers.keys().copied().filter(is_own).collect();
     for vtep in &own {
@@ -136,20 +135,7 @@ fn wanted(name: &str, state: &ResolvedState) -> Wanted {
     }
     for remote in state.remotes.iter().filter(|remote| remote.network == name) {
         wanted.forwarding.insert(remote.mac, remote.vtep);
-        wanted.neighbours.insert(IpAddr::V4(remote.address), remote.mac);
+        wanted.neighbours.insert(remote.address, remote.mac);
     }
     wanted
-}
-
-trait ContainsAddress {
-    fn contains_address(&self, address: IpAddr) -> bool;
-}
-
-impl ContainsAddress for ipnetwork::Ipv4Network {
-    fn contains_address(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.contains(address),
-            IpAddr::V6(_) => false,
-        }
-    }
 }

@@ -1,9 +1,6 @@
 //! Published ports against sockets of the host: who came first keeps the port.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, HashSet};
 
 use super::{
     problem::Problem,
@@ -60,7 +57,7 @@ impl Ports {
         let new: Vec<(&ResolvedPublication, String)> = publications
             .iter()
             .map(|publication| (publication, key(publication)))
-            .filter(|(_, key)| !self.served.contains(key))
+            .filter(|(publication, key)| !publication.is_routed() && !self.served.contains(key))
             .collect();
         let mut refused = Refused::new();
         for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -88,13 +85,12 @@ impl Ports {
 fn stands_in_the_way(socket: &LocalSocket, publication: &ResolvedPublication) -> bool {
     let ports = publication.host_ports;
     (ports.first..=ports.last).contains(&socket.local.port())
-        && socket.receives(publication.host_address.map(IpAddr::V4))
+        && socket.receives(publication.host_address)
         && (publication.protocol == Protocol::Udp || socket.state != SocketState::Connected)
 }
 
 async fn describe(publication: &ResolvedPublication) -> netdev::Result<String> {
-    let address = publication.host_address.map(IpAddr::V4);
-    let found = holders(publication.protocol, address, publication.host_ports).await?;
+    let found = holders(publication.protocol, Some(publication.host_address), publication.host_ports).await?;
     let holder =
         found.first().map_or_else(|| "a process held it a moment ago".to_owned(), ToString::to_string);
     Ok(format!("{holder}; stop that process or publish another port"))

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, HashSet},
     io::Read,
-    net::IpAddr,
     path::Path,
     time::SystemTime,
 };
@@ -36,7 +35,7 @@ mod reading;
 
 use difference::Memory;
 use keeping::Keeping;
-use reading::tunnel_address;
+use reading::families;
 
 /// Up to so many devices that a round made are read one by one, more of them all at once.
 const READ_SINGLY: usize = 16;
@@ -213,8 +212,9 @@ impl Reconciler {
         let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
-        let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
-        let vtep = tunnel_address(&state, &uplinks);
+        let uplinks =
+            uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
+        let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.clone().check(&state).await?;
         problems.extend(ports::problems(&state.publications, &refused));
@@ -279,8 +279,9 @@ impl Reconciler {
             withhold(&mut state, &self.leases, kept, &self.applied.state, &mut problems);
         }
 
-        let uplinks = uplinks::find(&state.host, &kernel, &self.applied.facts.uplinks, &mut problems);
-        let vtep = tunnel_address(&state, &uplinks);
+        let uplinks =
+            uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
+        let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;
         let publications: Vec<&ResolvedPublication> = state
@@ -289,6 +290,14 @@ impl Reconciler {
             .filter(|publication| !refused.contains_key(&key(publication)))
             .collect();
         problems.extend(ports::problems(&state.publications, &refused));
+
+        if families(&state)[1]
+            && sysctls::ipv6_is_due(&mut self.leases, &uplinks)?
+            && self.try_to_keep(&mut problems)?.is_kept()
+        {
+            sysctls::switch_ipv6_on(&mut self.leases, &uplinks)?;
+            kernel.forwarding_v6 = true;
+        }
 
         // Removal: what leads to a container first, then the container's device.
         let superfluous = devices::superfluous(&state, &kernel);
@@ -303,8 +312,7 @@ impl Reconciler {
             kernel.read_devices(&self.netlink).await?;
         }
 
-        let local = vtep.map(IpAddr::V4);
-        if devices::ensure(&state, &uplinks, local, &self.netlink, &kernel, &mut problems).await {
+        if devices::ensure(&state, &uplinks, vtep, &self.netlink, &kernel, &mut problems).await {
             kernel.read_devices(&self.netlink).await?;
         }
         let room = &self.waiting_room;

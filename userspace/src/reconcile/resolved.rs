@@ -3,15 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use super::problem::Problem;
 use crate::{
-    model::{Driver, Filtering, HostSettings, MacAddress, PortRange, Protocol},
+    model::{Driver, Family, Filtering, HostSettings, MacAddress, PerFamily, PortRange, Protocol},
     netdev::{NamespaceIdentity, NamespaceRef},
 };
 
@@ -56,10 +56,8 @@ pub struct ResolvedNetwork {
     pub number: u32,
     /// Bridge or overlay.
     pub driver: Driver,
-    /// Address range.
-    pub subnet: Ipv4Network,
-    /// The bridge's address.
-    pub gateway: Ipv4Addr,
+    /// Address ranges.
+    pub subnets: PerFamily<ResolvedSubnet>,
     /// Reaches nothing but its members and the host.
     pub internal: bool,
     /// Members may talk to one another.
@@ -68,6 +66,8 @@ pub struct ResolvedNetwork {
     pub masquerade: bool,
     /// Whom masqueraded members hear uninvited.
     pub filtering: Filtering,
+    /// Families in which the world knows the members by their own addresses.
+    pub routed: PerFamily<()>,
     /// MTU, where the user gave one.
     pub mtu: Option<u32>,
     /// Name of the bridge device.
@@ -76,7 +76,28 @@ pub struct ResolvedNetwork {
     pub vxlan: Option<String>,
 }
 
+/// An address range of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResolvedSubnet {
+    /// The range.
+    pub range: IpNetwork,
+    /// The bridge's address.
+    pub gateway: IpAddr,
+}
+
+impl ResolvedSubnet {
+    /// The bridge's address with the prefix length.
+    pub fn gateway_in_range(&self) -> Option<IpNetwork> {
+        IpNetwork::new(self.gateway, self.range.prefix()).ok()
+    }
+}
+
 impl ResolvedNetwork {
+    /// Whether one of its ranges has this address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.subnets.of(Family::of(address)).is_some_and(|subnet| subnet.range.contains(address))
+    }
+
     /// The VXLAN network identifier of an overlay network.
     pub fn vni(&self) -> Option<u32> {
         match self.driver {
@@ -104,8 +125,8 @@ pub struct ResolvedEndpoint {
     pub network_number: u32,
     /// Where the container is; `None` while its namespace is missing.
     pub namespace: Option<FoundNamespace>,
-    /// Address with the subnet's prefix length.
-    pub address: Ipv4Network,
+    /// Addresses with the subnets' prefix lengths.
+    pub addresses: PerFamily<IpNetwork>,
     /// MAC address.
     pub mac: MacAddress,
     /// Identity of the container, never used again.
@@ -130,11 +151,11 @@ pub struct ResolvedPublication {
     /// Number of the network it leads to.
     pub network_number: u32,
     /// The container's address there.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Protocol.
     pub protocol: Protocol,
-    /// Host address; `None`: all of them.
-    pub host_address: Option<Ipv4Addr>,
+    /// Host address, of the family of the container's; `0.0.0.0` and `::`: all of them.
+    pub host_address: IpAddr,
     /// Host ports.
     pub host_ports: PortRange,
     /// Container ports, as many.
@@ -142,10 +163,18 @@ pub struct ResolvedPublication {
 }
 
 impl ResolvedPublication {
-    /// How people write the host side: `0.0.0.0:8080/tcp`.
+    /// Whether the world reaches the container itself, in a routed network: nothing of the host's is published.
+    pub fn is_routed(&self) -> bool {
+        self.host_address == self.address
+    }
+
+    /// How people write the host side: `0.0.0.0:8080/tcp` or `[::]:8080/tcp`.
     pub fn host_side(&self) -> String {
-        let address = self.host_address.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        format!("{address}:{}/{}", self.host_ports, self.protocol)
+        let (ports, protocol) = (self.host_ports, self.protocol);
+        match self.host_address {
+            IpAddr::V4(address) => format!("{address}:{ports}/{protocol}"),
+            IpAddr::V6(address) => format!("[{address}]:{ports}/{protocol}"),
+        }
     }
 }
 
@@ -168,7 +197,7 @@ pub struct ResolvedRemote {
     /// Number of that network.
     pub network_number: u32,
     /// Address in the overlay network.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// MAC address in the overlay network.
     pub mac: MacAddress,
     /// The host it is on.

@@ -2,13 +2,19 @@
 
 use std::fs;
 
-use super::leases::{Leases, SysctlScope};
+use super::{
+    facts::UplinkFact,
+    leases::{ForwardingV6, Leases, SysctlScope},
+};
 use crate::netdev::{self, PortRanges, sysctl};
 
 /// `net.ipv4.ip_forward`.
 pub const IP_FORWARD: &str = "net.ipv4.ip_forward";
 /// `net.ipv4.ip_local_reserved_ports`.
 pub const RESERVED_PORTS: &str = "net.ipv4.ip_local_reserved_ports";
+
+/// The setting that says whether a device hears routers.
+const ACCEPT_RA: &str = "accept_ra";
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -30,6 +36,7 @@ pub fn first_start(leases: &mut Leases, namespace_cookie: u64) -> netdev::Result
         leases.reserved_ports.clear();
         leases.sysctls_of = Some(here);
         leases.forwarding_due = true;
+        leases.forwarding_v6 = None;
     }
     if leases.forwarding_due {
         leases.forwarding_due = !sysctl::ip_forward()?;
@@ -45,6 +52,61 @@ pub fn switch_forwarding_on(leases: &mut Leases) -> netdev::Result<()> {
     sysctl::set_ip_forward(true)?;
     leases.forwarding_due = false;
     Ok(())
+}
+
+/// Records in the leases what is to be set so that this host forwards IPv6, which it does from the first network that
+/// has IPv6. Afterwards `net.ipv6.conf.all.forwarding` is the administrator's.
+///
+/// A host that forwards does not hear routers (`accept_ra` 1), and the kernel takes away what it has learnt from them: the
+/// default route. So the uplinks get `accept_ra` 2, which goes on hearing them. 0 stays 0.
+///
+/// Answers whether [`switch_ipv6_on`] is due, once the leases are kept.
+pub fn ipv6_is_due(leases: &mut Leases, uplinks: &[UplinkFact]) -> netdev::Result<bool> {
+    if leases.forwarding_v6 != Some(ForwardingV6::Settled) {
+        leases.forwarding_v6 = match sysctl::ipv6_forwarding()? {
+            true => Some(ForwardingV6::Settled),
+            false => {
+                leases.sysctls.insert(sysctl::IPV6_FORWARDING.to_owned(), "0".to_owned());
+                Some(ForwardingV6::Due)
+            }
+        };
+    }
+    let mut due = leases.forwarding_v6 == Some(ForwardingV6::Due);
+    // Where forwarding was on before weft, routers are not heard, and that is the administrator's choice.
+    if leases.sysctls.contains_key(sysctl::IPV6_FORWARDING) {
+        for name in deaf(uplinks)? {
+            leases.sysctls.insert(name, "1".to_owned());
+            due = true;
+        }
+    }
+    Ok(due)
+}
+
+/// What [`ipv6_is_due`] has announced.
+pub fn switch_ipv6_on(leases: &mut Leases, uplinks: &[UplinkFact]) -> netdev::Result<()> {
+    // First: the default routes go the moment that forwarding is switched on.
+    if leases.sysctls.contains_key(sysctl::IPV6_FORWARDING) {
+        for name in deaf(uplinks)? {
+            sysctl::set_value(&name, "2")?;
+        }
+    }
+    if leases.forwarding_v6 == Some(ForwardingV6::Due) {
+        sysctl::set_value(sysctl::IPV6_FORWARDING, "1")?;
+        leases.forwarding_v6 = Some(ForwardingV6::Settled);
+    }
+    Ok(())
+}
+
+/// Settings of uplinks that would not hear routers while the host forwards.
+fn deaf(uplinks: &[UplinkFact]) -> netdev::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for uplink in uplinks {
+        let name = sysctl::of_device(&uplink.name, ACCEPT_RA);
+        if sysctl::value(&name)?.as_deref() == Some("1") {
+            found.push(name);
+        }
+    }
+    Ok(found)
 }
 
 /// What weft has added to the reserved ports.
@@ -104,6 +166,16 @@ pub fn restore(leases: &Leases, here: &SysctlScope) -> Vec<String> {
     if leases.sysctls.get(IP_FORWARD).is_some_and(|value| value == "0") {
         note(sysctl::set_ip_forward(false));
     }
+    if leases.sysctls.get(sysctl::IPV6_FORWARDING).is_some_and(|value| value == "0") {
+        note(sysctl::set_value(sysctl::IPV6_FORWARDING, "0"));
+    }
+    // After it: a host that does not forward hears routers with 1.
+    for (name, before) in leases.sysctls.iter().filter(|(name, _)| name.ends_with(ACCEPT_RA)) {
+        note(sysctl::value(name).and_then(|found| match found.as_deref() {
+            Some("2") => sysctl::set_value(name, before),
+            _ => Ok(()),
+        }));
+    }
     let ours = added(leases);
     if !ours.is_empty() {
         note(sysctl::ip_local_reserved_ports().and_then(|current| {
@@ -118,7 +190,8 @@ pub fn restore(leases: &Leases, here: &SysctlScope) -> Vec<String> {
 pub fn current(name: &str) -> netdev::Result<String> {
     Ok(match name {
         IP_FORWARD => if sysctl::ip_forward()? { "1" } else { "0" }.to_owned(),
-        _ => sysctl::ip_local_reserved_ports()?.to_string(),
+        RESERVED_PORTS => sysctl::ip_local_reserved_ports()?.to_string(),
+        name => sysctl::value(name)?.unwrap_or_default(),
     })
 }
 

@@ -1,10 +1,8 @@
 //! What each map must contain: a pure function of the resolved state and the kernel's devices.
 
-use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
+
+use ipnetwork::IpNetwork;
 
 use dataplane_common::abi::{
     Address, Device, DeviceRole, Endpoint, EndpointKey, MacAddress, Peer, Publication, PublicationKey,
@@ -20,7 +18,7 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{Filtering, PortRange, Protocol},
+    model::{Filtering, PerFamily, PortRange, Protocol},
     netdev::PortRanges,
 };
 
@@ -78,8 +76,9 @@ pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts
     }
 }
 
-fn v4(address: Ipv4Addr) -> Address {
-    IpAddr::V4(address).into()
+/// An address that there may be none of.
+fn or_none(address: Option<IpAddr>) -> Address {
+    address.map_or(Address::UNSPECIFIED, Address::from)
 }
 
 fn mac(mac: model::MacAddress) -> MacAddress {
@@ -87,18 +86,25 @@ fn mac(mac: model::MacAddress) -> MacAddress {
 }
 
 fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
-    [
+    let of_network: u32 = [
         (network.internal, flags::INTERNAL),
         (network.inter_container, flags::INTER_CONTAINER),
         (network.masquerade, flags::MASQUERADE),
-        (facts.forwarding, flags::FORWARDING),
+        (network.routed.v4.is_some(), flags::ROUTED),
+        (network.routed.v6.is_some(), flags::ROUTED_V6),
         (network.vxlan.is_some(), flags::OVERLAY),
         (network.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),
         (network.filtering == Filtering::EndpointIndependent, flags::FILTER_ENDPOINT_INDEPENDENT),
     ]
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))
-    .sum()
+    .sum();
+    of_network | forwarding_flags(facts)
+}
+
+fn forwarding_flags(facts: &KernelFacts) -> u32 {
+    let of = |on: bool, flag| if on { flag } else { 0 };
+    of(facts.forwarding, flags::FORWARDING) | of(facts.forwarding_v6, flags::FORWARDING_V6)
 }
 
 fn endpoint_flags(endpoint: &ResolvedEndpoint, network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
@@ -117,9 +123,9 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
             epoch: 0,
             container: 0,
             address: Address::UNSPECIFIED,
-            gateway: v4(network.gateway),
+            gateway: or_none(network.subnets.v4.map(|subnet| subnet.gateway)),
             address_v6: Address::UNSPECIFIED,
-            gateway_v6: Address::UNSPECIFIED,
+            gateway_v6: or_none(network.subnets.v6.map(|subnet| subnet.gateway)),
             prefix_length: 0,
             prefix_length_v6: 0,
             mtu: fact.mtu,
@@ -139,13 +145,13 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
     for uplink in &facts.uplinks {
         let device = Device {
             role: DeviceRole::UPLINK,
-            flags: if facts.forwarding { flags::FORWARDING } else { 0 },
+            flags: forwarding_flags(facts),
             network: 0,
             epoch: 0,
             container: 0,
-            address: uplink.address.map_or(Address::UNSPECIFIED, v4),
+            address: or_none(uplink.addresses.v4),
             gateway: Address::UNSPECIFIED,
-            address_v6: Address::UNSPECIFIED,
+            address_v6: or_none(uplink.addresses.v6),
             gateway_v6: Address::UNSPECIFIED,
             prefix_length: 0,
             prefix_length_v6: 0,
@@ -173,18 +179,20 @@ fn container_device(
 ) -> Option<(u32, Device)> {
     let (endpoint, network) = (state.endpoints.get(id)?, state.networks.get(&id.network)?);
     let veth = facts.veths.get(id)?;
+    let PerFamily { v4, v6 } = endpoint.addresses;
+    let prefix_length = |address: Option<IpNetwork>| address.map_or(0, |address| address.prefix().into());
     let device = Device {
         role: DeviceRole::CONTAINER,
         flags: endpoint_flags(endpoint, network, facts),
         network: network.number,
         epoch: endpoint.epoch,
         container: container_number(id, state),
-        address: v4(endpoint.address.ip()),
-        gateway: v4(network.gateway),
-        address_v6: Address::UNSPECIFIED,
-        gateway_v6: Address::UNSPECIFIED,
-        prefix_length: endpoint.address.prefix().into(),
-        prefix_length_v6: 0,
+        address: or_none(v4.map(|address| address.ip())),
+        gateway: or_none(network.subnets.v4.map(|subnet| subnet.gateway)),
+        address_v6: or_none(v6.map(|address| address.ip())),
+        gateway_v6: or_none(network.subnets.v6.map(|subnet| subnet.gateway)),
+        prefix_length: prefix_length(v4),
+        prefix_length_v6: prefix_length(v6),
         mtu: veth.mtu,
         mac: mac(endpoint.mac),
         vxlan_port: if overlays { vxlan_port(state) } else { 0 },
@@ -208,31 +216,35 @@ pub fn vxlan_port(state: &ResolvedState) -> u16 {
 }
 
 fn endpoints(state: &ResolvedState, facts: &KernelFacts) -> HashMap<EndpointKey, Endpoint> {
-    state.endpoints.keys().filter_map(|id| container_endpoint(id, state, facts)).collect()
+    state.endpoints.keys().flat_map(|id| container_endpoints(id, state, facts)).collect()
 }
 
-/// The entry of a container's interface in `endpoints`. Without veth, bridge and network nothing could be delivered:
-/// the map holds what works.
-fn container_endpoint(
+/// The entries of a container's interface in `endpoints`, one for each address. Without veth, bridge and network nothing
+/// could be delivered: the map holds what works.
+fn container_endpoints(
     id: &EndpointId,
     state: &ResolvedState,
     facts: &KernelFacts,
-) -> Option<(EndpointKey, Endpoint)> {
-    let (endpoint, network) = (state.endpoints.get(id)?, state.networks.get(&id.network)?);
-    let (veth, bridge) = (facts.veths.get(id)?, facts.bridges.get(&id.network)?);
-    let value = Endpoint {
-        ifindex: veth.ifindex,
-        epoch: endpoint.epoch,
-        container: container_number(id, state),
-        mac: mac(endpoint.mac),
-        gateway_mac: mac(bridge.mac),
-        flags: endpoint_flags(endpoint, network, facts),
+) -> impl Iterator<Item = (EndpointKey, Endpoint)> {
+    let entries = || {
+        let (endpoint, network) = (state.endpoints.get(id)?, state.networks.get(&id.network)?);
+        let (veth, bridge) = (facts.veths.get(id)?, facts.bridges.get(&id.network)?);
+        let value = Endpoint {
+            ifindex: veth.ifindex,
+            epoch: endpoint.epoch,
+            container: container_number(id, state),
+            mac: mac(endpoint.mac),
+            gateway_mac: mac(bridge.mac),
+            flags: endpoint_flags(endpoint, network, facts),
+        };
+        Some(endpoint_keys(endpoint).map(move |key| (key, value)))
     };
-    Some((endpoint_key(endpoint), value))
+    entries().into_iter().flatten()
 }
 
-fn endpoint_key(endpoint: &ResolvedEndpoint) -> EndpointKey {
-    EndpointKey { network: endpoint.network_number, address: v4(endpoint.address.ip()) }
+fn endpoint_keys(endpoint: &ResolvedEndpoint) -> impl Iterator<Item = EndpointKey> + use<> {
+    let (network, PerFamily { v4, v6 }) = (endpoint.network_number, endpoint.addresses);
+    v4.into_iter().chain(v6).map(move |address| EndpointKey { network, address: address.ip().into() })
 }
 
 fn remotes(state: &ResolvedState) -> HashMap<EndpointKey, Remote> {
@@ -240,7 +252,7 @@ fn remotes(state: &ResolvedState) -> HashMap<EndpointKey, Remote> {
         .remotes
         .iter()
         .filter_map(|remote| {
-            let key = EndpointKey { network: remote.network_number, address: v4(remote.address) };
+            let key = EndpointKey { network: remote.network_number, address: remote.address.into() };
             let peer = state.peers.get(&remote.vtep)?.number;
             Some((key, Remote { peer, mac: mac(remote.mac), reserved: 0 }))
         })
@@ -259,7 +271,7 @@ fn peers(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Peer> {
         .filter_map(|(vtep, peer)| {
             let ifindex = *facts.peer_uplinks.get(vtep)?;
             let value = Peer {
-                local: v4(local),
+                local: local.into(),
                 remote: Address::from(*vtep),
                 ifindex,
                 port: vxlan_port(state),
@@ -291,9 +303,11 @@ fn subnets(state: &ResolvedState, facts: &KernelFacts) -> HashMap<Prefix<SubnetK
     state
         .networks
         .values()
-        .map(|network| {
-            let bits = V4_MAPPED_BITS + u32::from(network.subnet.prefix());
-            let key = Prefix::new(bits, SubnetKey { address: v4(network.subnet.network()) });
+        .flat_map(|network| network.subnets.iter().map(move |subnet| (network, subnet.range)))
+        .map(|(network, range)| {
+            let mapped = if range.is_ipv4() { V4_MAPPED_BITS } else { 0 };
+            let bits = mapped + u32::from(range.prefix());
+            let key = Prefix::new(bits, SubnetKey { address: range.network().into() });
             (key, Subnet { network: network.number, flags: network_flags(network, facts) })
         })
         .collect()
@@ -304,9 +318,9 @@ fn publication_entries<'a>(
 ) -> HashMap<Prefix<PublicationKey>, Publication> {
     let mut entries = HashMap::new();
     for publication in publications {
-        let host_address = publication.host_address.map_or(Address::UNSPECIFIED, v4);
+        let host_address = Address::from(publication.host_address);
         let value = Publication {
-            address: v4(publication.address),
+            address: publication.address.into(),
             network: publication.network_number,
             first_host_port: publication.host_ports.first,
             first_container_port: publication.container_ports.first,
@@ -328,7 +342,9 @@ pub fn publication_number(publication: &ResolvedPublication) -> u32 {
 }
 
 fn published(publications: &[&ResolvedPublication], protocol: Protocol) -> PortRanges {
-    let of_protocol = publications.iter().filter(|publication| publication.protocol == protocol);
+    let of_protocol = publications
+        .iter()
+        .filter(|publication| publication.protocol == protocol && !publication.is_routed());
     of_protocol.map(|publication| publication.host_ports).collect()
 }
 

@@ -2,27 +2,35 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv6Addr},
 };
 
-use super::{facts::UplinkFact, kernel::Kernel, problem::Problem};
-use crate::{model::HostSettings, netdev::Link};
+use super::{facts::UplinkFact, kernel::Kernel, problem::Problem, resolved::ResolvedState};
+use crate::{
+    model::{Family, HostSettings, PerFamily},
+    netdev::Link,
+};
 
 /// The configured uplinks, or the devices of the default routes. What is missing is a problem, not an error: a cable
-/// may be plugged in later.
+/// may be plugged in later. `families`: those that networks of this host have, IPv4 first.
 pub fn find(
     settings: &HostSettings,
+    families: [bool; 2],
     kernel: &Kernel,
     earlier: &[UplinkFact],
     problems: &mut Vec<Problem>,
 ) -> Vec<UplinkFact> {
     if settings.uplinks.is_empty() {
-        return of_default_routes(kernel, earlier, problems);
+        return of_default_routes(families, kernel, earlier, problems);
     }
     let mut uplinks = Vec::new();
     for name in &settings.uplinks {
         match kernel.link(name) {
-            Some(link) => uplinks.extend(usable(link, problems).map(|link| fact(link, kernel, problems))),
+            Some(link) => {
+                uplinks.extend(
+                    usable(link, problems).map(|link| fact(link, families, earlier, kernel, problems)),
+                );
+            }
             None => problems.push(Problem::new(
                 format!("uplink {name}"),
                 "there is no such device; weft uses it as soon as there is",
@@ -36,13 +44,19 @@ pub fn find(
 /// the default route away for a moment, and a VPN brings a better one: neither may end the connections that run through
 /// a device which is still there and has an address.
 fn of_default_routes(
+    families: [bool; 2],
     kernel: &Kernel,
     earlier: &[UplinkFact],
     problems: &mut Vec<Problem>,
 ) -> Vec<UplinkFact> {
-    let mut defaults: Vec<_> =
-        kernel.routes.iter().filter(|route| route.is_default() && route.destination.is_ipv4()).collect();
-    defaults.sort_by_key(|route| route.metric);
+    let [ipv4, ipv6] = families;
+    let wanted = |is_v6: bool| if is_v6 { ipv6 } else { ipv4 || !ipv6 };
+    let mut defaults: Vec<_> = kernel
+        .routes
+        .iter()
+        .filter(|route| route.is_default() && wanted(route.destination.is_ipv6()))
+        .collect();
+    defaults.sort_by_key(|route| (route.destination.is_ipv6(), route.metric));
     if defaults.is_empty() {
         problems.push(Problem::new(
             "uplinks",
@@ -52,7 +66,7 @@ fn of_default_routes(
     }
     let kept = earlier.iter().map(|uplink| uplink.ifindex).filter(|ifindex| {
         let link = kernel.links().iter().find(|link| link.ifindex == *ifindex);
-        link.is_some() && primary_address(*ifindex, kernel).is_some()
+        link.is_some() && addresses(*ifindex, earlier, kernel).iter().next().is_some()
     });
     let mut uplinks: Vec<UplinkFact> = Vec::new();
     let mut seen = HashSet::new();
@@ -61,7 +75,7 @@ fn of_default_routes(
             && seen.insert(ifindex)
             && let Some(link) = usable(link, problems)
         {
-            uplinks.push(fact(link, kernel, problems));
+            uplinks.push(fact(link, families, earlier, kernel, problems));
         }
     }
     uplinks
@@ -84,30 +98,60 @@ fn usable<'link>(link: &'link Link, problems: &mut Vec<Problem>) -> Option<&'lin
     None
 }
 
-fn fact(link: &Link, kernel: &Kernel, problems: &mut Vec<Problem>) -> UplinkFact {
-    let address = primary_address(link.ifindex, kernel);
-    if address.is_none() {
-        problems.push(Problem::new(
-            format!("uplink {}", link.name),
-            "it has no IPv4 address: nothing can be masqueraded there",
-        ));
+/// The address that the host's tunnels begin at: the one in the files, or else an uplink's. Peers have one family.
+pub fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<IpAddr> {
+    let of_uplinks = |family: Family| uplinks.iter().find_map(|uplink| uplink.addresses.of(family).copied());
+    state.host.vtep.or_else(|| match state.peers.keys().next() {
+        Some(peer) => of_uplinks(Family::of(*peer)),
+        None => Family::BOTH.into_iter().find_map(of_uplinks),
+    })
+}
+
+fn fact(
+    link: &Link,
+    [ipv4, ipv6]: [bool; 2],
+    earlier: &[UplinkFact],
+    kernel: &Kernel,
+    problems: &mut Vec<Problem>,
+) -> UplinkFact {
+    let addresses = addresses(link.ifindex, earlier, kernel);
+    // Each is missed only where a network has the family; where none has any, IPv4 is what one expects.
+    for (needed, found, name) in [(ipv4 || !ipv6, addresses.v4, "IPv4"), (ipv6, addresses.v6, "global IPv6")]
+    {
+        if needed && found.is_none() {
+            problems.push(Problem::new(
+                format!("uplink {}", link.name),
+                format!("it has no {name} address: nothing can be masqueraded there"),
+            ));
+        }
     }
     UplinkFact {
         name: link.name.clone(),
         ifindex: link.ifindex,
         mtu: link.mtu,
         mac: link.mac_address,
-        address,
+        addresses,
     }
 }
 
-fn primary_address(ifindex: u32, kernel: &Kernel) -> Option<Ipv4Addr> {
-    kernel
-        .addresses
-        .iter()
-        .filter(|address| address.ifindex == ifindex && address.global && !address.secondary)
-        .find_map(|address| match address.address.ip() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        })
+/// What masqueraded traffic leaves with.
+fn addresses(ifindex: u32, earlier: &[UplinkFact], kernel: &Kernel) -> PerFamily<IpAddr> {
+    let usable = |family: Family| {
+        let of_device = kernel.addresses.iter().filter(move |address| address.ifindex == ifindex);
+        of_device
+            .filter(|address| {
+                address.global && !address.secondary && !address.deprecated && !address.tentative
+            })
+            .map(|address| address.address.ip())
+            .filter(move |address| Family::of(*address) == family)
+    };
+    // An interface has many IPv6 addresses, and the kernel lists them in no lasting order: the one in use stays, and
+    // those of the world come before unique local ones.
+    let before =
+        earlier.iter().find(|uplink| uplink.ifindex == ifindex).and_then(|uplink| uplink.addresses.v6);
+    let rank = |address: &IpAddr| match address {
+        IpAddr::V6(v6) => (Some(*address) != before, v6.is_unique_local(), *v6),
+        IpAddr::V4(_) => (false, false, Ipv6Addr::UNSPECIFIED),
+    };
+    PerFamily { v4: usable(Family::V4).next(), v6: usable(Family::V6).min_by_key(rank) }
 }

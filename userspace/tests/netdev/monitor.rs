@@ -70,7 +70,7 @@ fn every_kind_of_change_is_heard() -> Result<()> {
         }
         quiet(&mut monitor).await;
         sysctl::set_ip_forward(!sysctl::ip_forward()?)?;
-        expect(&mut monitor, "ip_forward", own(Change::Ipv4Configuration)).await?;
+        expect(&mut monitor, "ip_forward", own(Change::Configuration)).await?;
         // Leaving the bridge is no removal.
         quiet(&mut monitor).await;
         run("ip link set port0 nomaster")?;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Room for what a program may add to a packet.
-const GROWTH: usize = 64;
+const GROWTH: usize = 128;
 
 /// Where the fields that a test run may set lie in `struct __sk_buff` (linux/bpf.h, UAPI).
 mod sk_buff {

@@ -252,7 +252,7 @@ impl Host {
             first_container_port: container_port,
             publication: 0,
         };
-        let host = on.map_or(Address::UNSPECIFIED, address);
+        let host = on.map_or(Address::V4_UNSPECIFIED, address);
         for prefix in publication_prefixes(protocol, &host, ports) {
             let key = Key::new(prefix.bits(), *prefix.key());
             self.programs.trie(map::PUBLISHED)?.insert(&key, value, 0)?;
@@ -264,7 +264,7 @@ impl Host {
 
     /// Takes a single published port back.
     pub fn unpublish(&mut self, protocol: u8, on: Option<Ipv4Addr>, port: u16) -> Result {
-        let host = on.map_or(Address::UNSPECIFIED, address);
+        let host = on.map_or(Address::V4_UNSPECIFIED, address);
         let key = Key::new(PublicationKey::BITS, PublicationKey::new(protocol, &host, port));
         Ok(self.programs.trie::<_, Publication>(map::PUBLISHED)?.remove(&key)?)
     }

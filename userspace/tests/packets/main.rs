@@ -21,6 +21,7 @@ mod filtering;
 mod fragments;
 mod hairpin;
 mod icmp_errors;
+mod ipv6;
 mod malformed;
 mod mappings;
 mod masquerade;

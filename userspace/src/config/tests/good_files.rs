@@ -32,12 +32,15 @@ const fn tcp(host_ports: HostPorts, container_ports: PortRange) -> Publication {
 fn the_example_of_the_repository() -> Outcome {
     let state = load(&[Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop.yaml")])?;
     let plain = Network {
+        enable_ipv4: true,
+        enable_ipv6: false,
         driver: Driver::Bridge,
         subnets: Vec::new(),
         internal: false,
         inter_container: true,
         masquerade: true,
         filtering: Filtering::AddressAndPort,
+        routed: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,
@@ -112,7 +115,10 @@ fn short_forms_of_ports() -> Outcome {
     );
     assert_eq!(
         published("[\"0.0.0.0:8080:80/TCP\"]")?,
-        [tcp(HostPorts::Exactly(ports(8080, 8080)), ports(80, 80))]
+        [Publication {
+            host_address: Some("0.0.0.0".parse()?),
+            ..tcp(HostPorts::Exactly(ports(8080, 8080)), ports(80, 80))
+        }]
     );
     Ok(())
 }
@@ -141,6 +147,9 @@ fn long_forms_of_ports() -> Outcome {
 fn ports_that_look_like_clashes_and_are_none() -> Outcome {
     for ports in [
         "[\"127.0.0.1:80:80\", \"127.0.0.2:80:80\"]",
+        "[\"127.0.0.1:80:80\", \"[::1]:80:80\"]",
+        "[\"0.0.0.0:80:80\", \"[::]:80:80\"]",
+        "[\"0.0.0.0:80:80\", \"[2001:db8::1]:80:80\"]",
         "[\"53:53/udp\", \"53:53/tcp\"]",
         "[\"8000-8009:8000-8009\", \"8010:80\"]",
         // A choice gives way to fixed ports.
@@ -150,6 +159,45 @@ fn ports_that_look_like_clashes_and_are_none() -> Outcome {
     ] {
         assert_eq!(published(ports)?.len(), 2 - usize::from(ports.contains("4789")), "{ports}");
     }
+    Ok(())
+}
+
+#[test]
+fn both_families() -> Outcome {
+    let loaded = parse_one(
+        r#"
+networks:
+  front:
+    enable_ipv6: true
+    ipam:
+      config:
+        - { subnet: "fd00:10::/64", gateway: "fd00:10::ff", ip_range: "fd00:10::8000/113" }
+        - { subnet: 10.10.0.0/24 }
+  only:
+    enable_ipv4: false
+    enable_ipv6: true
+services:
+  web:
+    networks: { front: { ipv6_address: "fd00:10::10" }, only: {} }
+    ports: ["8080:80", "[2001:db8::1]:53:53/udp", "[::]::81", { target: 82, host_ip: "::1", published: 82 }]
+    x-weft: { netns: web }
+x-weft: { vtep: "2001:db8::1" }
+"#,
+    )?;
+    let front = loaded.state.networks.get("front").ok_or("front")?;
+    assert_eq!((front.enable_ipv4, front.enable_ipv6, front.subnets.len()), (true, true, 2));
+    let v6 = front.subnet(crate::model::Family::V6).ok_or("no IPv6 subnet")?;
+    assert_eq!((v6.range, v6.gateway), ("fd00:10::/64".parse()?, Some("fd00:10::ff".parse()?)));
+    assert_eq!(v6.lease_range, Some("fd00:10::8000/113".parse()?));
+    let only = loaded.state.networks.get("only").ok_or("only")?;
+    assert_eq!((only.enable_ipv4, only.enable_ipv6, only.subnets.len()), (false, true, 0));
+    let web = web(&loaded)?;
+    let attachment = web.attachments.get("front").ok_or("front")?;
+    assert_eq!((attachment.ipv4_address, attachment.ipv6_address), (None, Some("fd00:10::10".parse()?)));
+    let addresses: Vec<_> = web.publications.iter().map(|publication| publication.host_address).collect();
+    let named = ["2001:db8::1", "::", "::1"].map(|address| address.parse().ok());
+    assert_eq!(addresses, [[None].as_slice(), &named].concat());
+    assert_eq!(loaded.state.host.vtep, Some("2001:db8::1".parse()?));
     Ok(())
 }
 
@@ -168,6 +216,7 @@ networks:
       com.docker.network.bridge.name: br-front
       com.docker.network.bridge.enable_icc: "false"
       com.docker.network.bridge.enable_ip_masquerade: false
+      com.docker.network.bridge.gateway_mode_ipv4: nat
       com.docker.network.bridge.host_binding_ipv4: 192.0.2.1
       com.docker.network.driver.mtu: 1400
       weft.filtering: address
@@ -191,6 +240,8 @@ services:
         loaded.state.networks.get("front"),
         Some(&Network {
             driver: Driver::Bridge,
+            enable_ipv4: true,
+            enable_ipv6: false,
             subnets: vec![Subnet {
                 range: "10.10.0.0/24".parse()?,
                 gateway: Some("10.10.0.254".parse()?),
@@ -201,6 +252,7 @@ services:
             inter_container: false,
             masquerade: false,
             filtering: Filtering::Address,
+            routed: Default::default(),
             mtu: Some(1400),
             bridge_name: Some("br-front".to_owned()),
             host_binding: Some("192.0.2.1".parse()?),
@@ -209,7 +261,7 @@ services:
     let web = web(&loaded)?;
     assert!(web.attachments.keys().eq(["front", "shop_back"]));
     let addresses: Vec<_> = web.publications.iter().map(|publication| publication.host_address).collect();
-    assert_eq!(addresses, [Some("192.0.2.1".parse()?), None]);
+    assert_eq!(addresses, [Some("192.0.2.1".parse()?), Some("0.0.0.0".parse()?)]);
     Ok(())
 }
 

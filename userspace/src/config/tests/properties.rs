@@ -1,6 +1,6 @@
 //! What must hold for any input.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
 
@@ -19,6 +19,10 @@ fn port_spec() -> impl Strategy<Value = PortSpec> {
         any::<u32>().prop_map(Ipv4Addr::from).prop_filter("an address a host can have", |address| {
             !address.is_multicast() && !address.is_broadcast()
         });
+    let address = prop_oneof![
+        address.prop_map(IpAddr::V4),
+        any::<u64>().prop_map(|host| IpAddr::V6((0xfd_u128 << 120 | u128::from(host)).into())),
+    ];
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
     (proptest::option::of(address), proptest::option::of(port_range()), port_range(), protocol).prop_map(
         |(host_address, host_ports, container_ports, protocol)| PortSpec {

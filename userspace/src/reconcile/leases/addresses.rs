@@ -1,58 +1,91 @@
 //! Serial allocation of addresses: the next one after the last given, so that an address just given back rests
 //! for as long as there are others (caches and flows of its last holder have time to go).
 
-use std::{collections::HashSet, net::Ipv4Addr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
-/// The addresses of one network.
+use crate::model::Family;
+
+/// The addresses of one family in one network.
 #[derive(Debug)]
 pub struct Pool {
-    first: u32,
-    last: u32,
-    taken: HashSet<u32>,
+    family: Family,
+    first: u128,
+    last: u128,
+    taken: HashSet<u128>,
 }
 
 impl Pool {
     /// The addresses of `subnet` that a container may have, or of the part of it that is for leases.
-    pub fn new(subnet: Ipv4Network, lease_range: Option<Ipv4Network>) -> Self {
+    pub fn new(subnet: IpNetwork, lease_range: Option<IpNetwork>) -> Self {
         let (lowest, highest) = usable(subnet);
         let (first, last) = lease_range.map_or((lowest, highest), |range| {
-            let first = u32::from(range.network()).max(lowest);
-            (first, u32::from(range.broadcast()).min(highest))
+            (number(range.network()).max(lowest), number(range.broadcast()).min(highest))
         });
-        Self { first, last, taken: HashSet::new() }
+        Self { family: Family::of(subnet.ip()), first, last, taken: HashSet::new() }
     }
 
     /// Marks an address as never to be leased.
-    pub fn take(&mut self, address: Ipv4Addr) -> bool {
-        self.taken.insert(u32::from(address))
+    pub fn take(&mut self, address: IpAddr) -> bool {
+        self.taken.insert(number(address))
     }
 
     /// Gives an address back.
-    pub fn free(&mut self, address: Ipv4Addr) {
-        self.taken.remove(&u32::from(address));
+    pub fn free(&mut self, address: IpAddr) {
+        self.taken.remove(&number(address));
     }
 
     /// The next free address after `last_given`, beginning anew at the end; it is taken then.
-    pub fn lease(&mut self, last_given: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    pub fn lease(&mut self, last_given: Option<IpAddr>) -> Option<IpAddr> {
         if self.first > self.last {
             return None;
         }
-        let start = match last_given.map(u32::from) {
+        let start = match last_given.map(number) {
             Some(last) if (self.first..self.last).contains(&last) => last + 1,
             _ => self.first,
         };
         let found = (start..=self.last).chain(self.first..start).find(|at| !self.taken.contains(at))?;
         self.taken.insert(found);
-        Some(Ipv4Addr::from(found))
+        Some(match self.family {
+            // What lies between two IPv4 addresses is one.
+            Family::V4 => Ipv4Addr::from(found as u32).into(),
+            Family::V6 => Ipv6Addr::from(found).into(),
+        })
+    }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
     }
 }
 
 /// First and last address that a host can have in this subnet.
-pub fn usable(subnet: Ipv4Network) -> (u32, u32) {
-    let (network, broadcast) = (u32::from(subnet.network()), u32::from(subnet.broadcast()));
-    if subnet.prefix() >= 31 { (network, broadcast) } else { (network + 1, broadcast - 1) }
+fn usable(subnet: IpNetwork) -> (u128, u128) {
+    let (first, last) = (number(subnet.network()), number(subnet.broadcast()));
+    match subnet {
+        // RFC 3021: a /31 has no network address, both of its addresses are hosts.
+        IpNetwork::V4(subnet) if subnet.prefix() >= 31 => (first, last),
+        IpNetwork::V4(_) => (first + 1, last - 1),
+        // RFC 6164: the same for /127. The first of any other is the anycast address of the routers (RFC 4291 section
+        // 2.6.1); there is no broadcast.
+        IpNetwork::V6(subnet) if subnet.prefix() >= 127 => (first, last),
+        IpNetwork::V6(_) => (first + 1, last),
+    }
+}
+
+/// The bridge's address where the user gives none: the first usable one.
+pub fn default_gateway(subnet: IpNetwork) -> IpAddr {
+    let (first, _) = usable(subnet);
+    match subnet {
+        IpNetwork::V4(_) => Ipv4Addr::from(first as u32).into(),
+        IpNetwork::V6(_) => Ipv6Addr::from(first).into(),
+    }
 }
 
 #[cfg(test)]
@@ -60,37 +93,60 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    type TestResult = Result<(), Box<dyn std::error::Error>>;
+
     #[test]
-    fn allocation_is_serial_and_wraps() -> Result<(), Box<dyn std::error::Error>> {
-        let mut pool = Pool::new("10.0.0.0/29".parse()?, None);
-        pool.take(Ipv4Addr::new(10, 0, 0, 1));
-        let mut last = None;
-        for expected in 2..=6 {
-            last = pool.lease(last);
-            assert_eq!(last, Some(Ipv4Addr::new(10, 0, 0, expected)));
+    fn allocation_is_serial_and_wraps() -> TestResult {
+        for (subnet, prefix) in [("10.0.0.0/29", "10.0.0."), ("fd00:1::/125", "fd00:1::")] {
+            let at = |host: u8| format!("{prefix}{host}").parse::<IpAddr>();
+            let mut pool = Pool::new(subnet.parse()?, None);
+            pool.take(at(1)?);
+            // An IPv6 subnet has no broadcast address.
+            let end = if subnet.contains(':') { 7 } else { 6 };
+            let mut last = None;
+            for expected in 2..=end {
+                last = pool.lease(last);
+                assert_eq!(last, Some(at(expected)?));
+            }
+            assert_eq!(pool.lease(last), None, "neither gateway nor broadcast is given away");
+            pool.free(at(3)?);
+            pool.free(at(5)?);
+            assert_eq!(pool.lease(Some(at(4)?)), Some(at(5)?));
+            assert_eq!(pool.lease(Some(at(5)?)), Some(at(3)?));
         }
-        assert_eq!(pool.lease(last), None, "neither gateway nor broadcast is given away");
-        pool.free(Ipv4Addr::new(10, 0, 0, 3));
-        pool.free(Ipv4Addr::new(10, 0, 0, 5));
-        assert_eq!(pool.lease(Some(Ipv4Addr::new(10, 0, 0, 4))), Some(Ipv4Addr::new(10, 0, 0, 5)));
-        assert_eq!(pool.lease(Some(Ipv4Addr::new(10, 0, 0, 5))), Some(Ipv4Addr::new(10, 0, 0, 3)));
+        Ok(())
+    }
+
+    #[test]
+    fn the_gateway_is_the_first_usable_address() -> TestResult {
+        for (subnet, gateway) in [
+            ("10.10.0.0/24", "10.10.0.1"),
+            ("10.10.0.0/31", "10.10.0.0"),
+            ("fd00:1::/64", "fd00:1::1"),
+            ("fd00:1::/127", "fd00:1::"),
+        ] {
+            assert_eq!(default_gateway(subnet.parse()?), gateway.parse::<IpAddr>()?);
+        }
         Ok(())
     }
 
     proptest! {
         #[test]
-        fn every_lease_is_usable_and_given_once(base in any::<u32>(), prefix in 20_u8..=32, start in any::<u32>()) {
-            let Ok(subnet) = Ipv4Network::new(Ipv4Addr::from(base), prefix) else { return Ok(()) };
+        fn every_lease_is_usable_and_given_once(base in any::<u32>(), free in 0_u8..=12, start in any::<u32>(), v6 in any::<bool>()) {
+            let address = |number: u32| -> IpAddr {
+                if v6 { Ipv6Addr::from(0xfd << 120 | u128::from(number)).into() } else { Ipv4Addr::from(number).into() }
+            };
+            let Ok(subnet) = IpNetwork::new(address(base), if v6 { 128 } else { 32 } - free) else { return Ok(()) };
             let mut pool = Pool::new(subnet, None);
             let (lowest, highest) = usable(subnet);
             let mut seen = HashSet::new();
-            let mut last = Some(Ipv4Addr::from(start));
+            let mut last = Some(address(start));
             while let Some(address) = pool.lease(last) {
-                prop_assert!((lowest..=highest).contains(&u32::from(address)));
+                prop_assert!((lowest..=highest).contains(&number(address)));
                 prop_assert!(seen.insert(address));
                 last = Some(address);
             }
-            prop_assert_eq!(seen.len() as u64, u64::from(highest - lowest) + 1);
+            prop_assert_eq!(seen.len() as u128, highest - lowest + 1);
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::IpNetwork;
 
 use super::{EndpointLease, LeaseFacts, Leases, addresses::Pool};
 use crate::{
-    model::{Attachment, Container, DesiredState, Driver, MacAddress},
+    model::{Attachment, Container, DesiredState, Driver, Family, MacAddress, PerFamily},
     reconcile::{
         names,
         problem::Problem,
@@ -29,7 +29,8 @@ pub(super) fn resolve(
     for (name, container) in &desired.containers {
         let namespace = facts.namespaces.get(name);
         let address = |wish: Wish<'_>, leases: &mut Leases| {
-            let Some(pool) = pools.get_mut(wish.id.network.as_str()) else {
+            let Some(pool) = pools.get_mut(wish.id.network.as_str()).and_then(|of| of.of_mut(wish.family))
+            else {
                 return Err(NOT_SERVED.to_owned());
             };
             address(wish, pool, &holders, desired, leases)
@@ -50,6 +51,7 @@ pub(super) struct Wish<'a> {
     pub id: &'a EndpointId,
     pub attachment: &'a Attachment,
     pub network: &'a ResolvedNetwork,
+    pub family: Family,
 }
 
 /// The interfaces of one container, and what could not be made of it.
@@ -67,7 +69,7 @@ pub(super) fn resolve_one(
     namespace: Option<&FoundNamespace>,
     networks: &BTreeMap<String, ResolvedNetwork>,
     leases: &mut Leases,
-    mut address: impl FnMut(Wish<'_>, &mut Leases) -> Result<Ipv4Addr, String>,
+    mut address: impl FnMut(Wish<'_>, &mut Leases) -> Result<IpAddr, String>,
     mut new_device: impl FnMut(&str) -> bool,
 ) -> Resolved {
     let mut resolved = Resolved::default();
@@ -84,18 +86,32 @@ pub(super) fn resolve_one(
             problem(NOT_SERVED.to_owned());
             continue;
         };
-        let address = match address(Wish { id: &id, attachment, network }, leases) {
-            Ok(address) => address,
+        let mut choose = |family| {
+            let Some(subnet) = network.subnets.of(family) else { return Ok(None) };
+            let address = address(Wish { id: &id, attachment, network, family }, leases)?;
+            IpNetwork::new(address, subnet.range.prefix()).map(Some).map_err(|error| error.to_string())
+        };
+        let addresses = match choose(Family::V4).and_then(|v4| Ok(PerFamily { v4, v6: choose(Family::V6)? }))
+        {
+            Ok(addresses) => addresses,
             Err(reason) => {
                 problem(reason);
                 continue;
             }
         };
-        let mac = mac(&id, attachment, network, address, leases);
+        let Some(first) = addresses.iter().next().map(IpNetwork::ip) else { continue };
+        let mac = mac(&id, attachment, network, first, leases);
         let epoch = epoch(
             &id,
             EndpointLease {
-                address,
+                address: addresses.v4.and_then(|address| match address {
+                    IpNetwork::V4(address) => Some(address.ip()),
+                    IpNetwork::V6(_) => None,
+                }),
+                address_v6: addresses.v6.and_then(|address| match address {
+                    IpNetwork::V6(address) => Some(address.ip()),
+                    IpNetwork::V4(_) => None,
+                }),
                 mac,
                 epoch: 0,
                 namespace_cookie: cookie,
@@ -105,7 +121,6 @@ pub(super) fn resolve_one(
             },
             leases,
         );
-        let Ok(address) = Ipv4Network::new(address, network.subnet.prefix()) else { continue };
         let device = names::veth(name, network_name);
         if !new_device(&device) {
             problem(format!("another container's device is also named {device}; rename one of them"));
@@ -114,7 +129,7 @@ pub(super) fn resolve_one(
         let endpoint = ResolvedEndpoint {
             network_number: network.number,
             namespace: namespace.cloned(),
-            address,
+            addresses,
             mac,
             epoch,
             interface: format!("eth{interface}"),
@@ -127,25 +142,23 @@ pub(super) fn resolve_one(
     resolved
 }
 
+/// The addresses of each network that may be leased.
+pub(super) type Pools<'a> = BTreeMap<&'a str, PerFamily<Pool>>;
+
 /// Everything that may not be leased: gateways, reserved and remote addresses, those that the user gave, and those
 /// that containers keep, also the ones that are away.
-pub(super) fn pools<'a>(
-    desired: &'a DesiredState,
-    leases: &Leases,
-    state: &ResolvedState,
-) -> BTreeMap<&'a str, Pool> {
-    let mut pools = BTreeMap::new();
+pub(super) fn pools<'a>(desired: &'a DesiredState, leases: &Leases, state: &ResolvedState) -> Pools<'a> {
+    let mut pools = Pools::new();
     for (name, declared) in &desired.networks {
         let Some(network) = state.networks.get(name) else { continue };
-        let subnet = declared.subnets.iter().find(|subnet| subnet.range == network.subnet.into());
-        let lease_range = subnet.and_then(|subnet| match subnet.lease_range {
-            Some(ipnetwork::IpNetwork::V4(range)) => Some(range),
-            _ => None,
+        let of_network = network.subnets.map(|subnet| {
+            let declared = declared.subnet(Family::of(subnet.gateway));
+            Pool::new(subnet.range, declared.and_then(|declared| declared.lease_range))
         });
-        pools.insert(name.as_str(), Pool::new(network.subnet, lease_range));
+        pools.insert(name.as_str(), of_network);
     }
-    let mut take = |network: &str, address| {
-        if let Some(pool) = pools.get_mut(network) {
+    let mut take = |network: &str, address: IpAddr| {
+        if let Some(pool) = pools.get_mut(network).and_then(|of| of.of_mut(Family::of(address))) {
             pool.take(address);
         }
     };
@@ -165,42 +178,40 @@ pub(super) fn pools<'a>(
 pub(super) fn of_networks<'a>(
     desired: &'a DesiredState,
     state: &'a ResolvedState,
-) -> impl Iterator<Item = (&'a str, Ipv4Addr)> {
+) -> impl Iterator<Item = (&'a str, IpAddr)> {
     let own = state.networks.iter().flat_map(move |(name, network)| {
         let declared = desired.networks.get(name).into_iter().flat_map(|declared| &declared.subnets);
-        let reserved = declared
-            .filter(|subnet| subnet.range == network.subnet.into())
-            .flat_map(|subnet| &subnet.reserved)
-            .filter_map(|reserved| match reserved {
-                IpAddr::V4(reserved) => Some(*reserved),
-                IpAddr::V6(_) => None,
-            });
-        std::iter::once(network.gateway).chain(reserved).map(move |address| (name.as_str(), address))
+        let reserved = declared.flat_map(|subnet| &subnet.reserved).copied();
+        let gateways = network.subnets.iter().map(|subnet| subnet.gateway);
+        gateways.chain(reserved).map(move |address| (name.as_str(), address))
     });
     own.chain(state.remotes.iter().map(|remote| (remote.network.as_str(), remote.address)))
 }
 
 /// The addresses that the user gave a container, by network.
-pub(super) fn given(container: &Container) -> impl Iterator<Item = (&str, Ipv4Addr)> {
-    container
-        .attachments
-        .iter()
-        .filter_map(|(network, attachment)| Some((network.as_str(), attachment.ipv4_address?)))
+pub(super) fn given(container: &Container) -> impl Iterator<Item = (&str, IpAddr)> {
+    container.attachments.iter().flat_map(|(network, attachment)| {
+        let addresses = Family::BOTH.into_iter().filter_map(|family| attachment.address(family));
+        addresses.map(|address| (network.as_str(), address))
+    })
 }
 
 /// The addresses that a container keeps, by network.
-pub(super) fn leased(leases: &BTreeMap<String, EndpointLease>) -> impl Iterator<Item = (&str, Ipv4Addr)> {
-    leases.iter().map(|(network, lease)| (network.as_str(), lease.address))
+pub(super) fn leased(leases: &BTreeMap<String, EndpointLease>) -> impl Iterator<Item = (&str, IpAddr)> {
+    leases.iter().flat_map(|(network, lease)| {
+        let PerFamily { v4, v6 } = lease.addresses();
+        v4.into_iter().chain(v6).map(|address| (network.as_str(), address))
+    })
 }
 
 /// Who has leased which address, by network, when the round began.
-type Holders = HashMap<(String, Ipv4Addr), Vec<String>>;
+type Holders = HashMap<(String, IpAddr), Vec<String>>;
 
 fn holders(leases: &Leases) -> Holders {
     let mut holders = Holders::new();
     for (container, networks) in &leases.endpoints {
-        for (network, lease) in networks {
-            holders.entry((network.clone(), lease.address)).or_default().push(container.clone());
+        for (network, address) in leased(networks) {
+            holders.entry((network.to_owned(), address)).or_default().push(container.clone());
         }
     }
     holders
@@ -220,48 +231,51 @@ fn default_network<'a>(
 }
 
 fn address(
-    Wish { id, attachment, network }: Wish<'_>,
+    wish: Wish<'_>,
     pool: &mut Pool,
     holders: &Holders,
     desired: &DesiredState,
     leases: &mut Leases,
-) -> Result<Ipv4Addr, String> {
-    if let Some(address) = attachment.ipv4_address {
+) -> Result<IpAddr, String> {
+    let Wish { id, attachment, network, family } = wish;
+    if let Some(address) = attachment.address(family) {
         return given_address(id, address, holders, desired, leases);
     }
-    if let Some(address) = kept_address(Wish { id, attachment, network }, leases) {
+    if let Some(address) = kept_address(wish, leases) {
         return Ok(address);
     }
-    let last = leases.networks.get(&id.network).and_then(|lease| lease.last_address);
+    let last = leases.networks.get(&id.network).and_then(|lease| lease.last_given(family));
     let address = pool.lease(last).or_else(|| {
-        make_room(id, pool, desired, leases);
+        make_room(wish, pool, desired, leases);
         pool.lease(last)
     });
     let address = address.ok_or_else(|| {
-        format!("no address is left in {} of network {}; use a larger subnet", network.subnet, id.network)
+        let range = network.subnets.of(family).map_or_else(String::new, |subnet| subnet.range.to_string());
+        format!("no address is left in {range} of network {}; use a larger subnet", id.network)
     })?;
     if let Some(lease) = leases.networks.get_mut(&id.network) {
-        lease.last_address = Some(address);
+        lease.note_given(address);
     }
     Ok(address)
 }
 
 /// The address leased earlier, if the network still has it to give.
-pub(super) fn kept_address(wish: Wish<'_>, leases: &Leases) -> Option<Ipv4Addr> {
+pub(super) fn kept_address(wish: Wish<'_>, leases: &Leases) -> Option<IpAddr> {
     let lease = leases.endpoints.get(&wish.id.container)?.get(&wish.id.network)?;
-    (wish.network.subnet.contains(lease.address) && lease.address != wish.network.gateway)
-        .then_some(lease.address)
+    let (subnet, address) = (wish.network.subnets.of(wish.family)?, *lease.addresses().of(wish.family)?);
+    (subnet.range.contains(address) && address != subnet.gateway).then_some(address)
 }
 
 /// An address that the user gave. A declared container that was leased it earlier keeps it: its connections count
 /// more than the newcomer. One that is away does not.
 fn given_address(
     id: &EndpointId,
-    address: Ipv4Addr,
+    address: IpAddr,
     holders: &Holders,
     desired: &DesiredState,
     leases: &mut Leases,
-) -> Result<Ipv4Addr, String> {
+) -> Result<IpAddr, String> {
+    let family = Family::of(address);
     let holder = holders.get(&(id.network.clone(), address)).into_iter().flatten();
     let holder = holder.filter(|container| **container != id.container).find(|container| {
         // One that had to give it up a moment ago has another one now.
@@ -269,14 +283,14 @@ fn given_address(
             .endpoints
             .get(*container)
             .and_then(|networks| networks.get(&id.network))
-            .is_some_and(|lease| lease.address == address)
+            .is_some_and(|lease| lease.addresses().of(family) == Some(&address))
     });
     let Some(holder) = holder else { return Ok(address) };
     let attachment =
         desired.containers.get(holder).and_then(|container| container.attachments.get(&id.network));
     match attachment {
         // It was leased the address and has no other wish.
-        Some(Attachment { ipv4_address: None, .. }) => Err(format!(
+        Some(attachment) if attachment.address(family).is_none() => Err(format!(
             "{address} was leased to container {holder}, which is running with it; give {holder} an address of \
              its own, or this container another one"
         )),
@@ -290,21 +304,25 @@ fn given_address(
 }
 
 /// The network is full: forget the addresses of containers that are no longer declared in it.
-fn make_room(id: &EndpointId, pool: &mut Pool, desired: &DesiredState, leases: &mut Leases) {
+fn make_room(wish: Wish<'_>, pool: &mut Pool, desired: &DesiredState, leases: &mut Leases) {
+    let Wish { id, family, .. } = wish;
     for (container, networks) in &mut leases.endpoints {
         let declared = desired
             .containers
             .get(container)
             .is_some_and(|found| found.attachments.contains_key(&id.network));
-        if !declared && let Some(lease) = networks.remove(&id.network) {
-            pool.free(lease.address);
+        if !declared
+            && let Some(lease) = networks.remove(&id.network)
+            && let Some(address) = lease.addresses().of(family)
+        {
+            pool.free(*address);
         }
     }
     leases.endpoints.retain(|_, networks| !networks.is_empty());
     // What was freed may also have been written down by the user for somebody else.
     for container in desired.containers.values() {
         if let Some(address) =
-            container.attachments.get(&id.network).and_then(|attachment| attachment.ipv4_address)
+            container.attachments.get(&id.network).and_then(|attachment| attachment.address(family))
         {
             pool.take(address);
         }
@@ -315,16 +333,15 @@ fn mac(
     id: &EndpointId,
     attachment: &Attachment,
     network: &ResolvedNetwork,
-    address: Ipv4Addr,
+    address: IpAddr,
     leases: &Leases,
 ) -> MacAddress {
     if let Some(mac) = attachment.mac_address {
         return mac;
     }
-    let [a, b, c, d] = address.octets();
     if matches!(network.driver, Driver::Overlay { .. }) {
         // As Docker does: members on other hosts can be known by address alone.
-        return MacAddress([0x02, 0x42, a, b, c, d]);
+        return names::mac_of_address(address);
     }
     let kept = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
     if let Some(lease) = kept {

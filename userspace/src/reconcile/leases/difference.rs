@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use super::{
@@ -17,16 +17,16 @@ use super::{
     publications,
 };
 use crate::{
-    model::{Container, ContainerNamespace, DesiredState, HostPorts},
+    model::{Container, ContainerNamespace, DesiredState, Family, HostPorts, PerFamily},
     reconcile::resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedPublication, ResolvedState},
 };
 
 /// What the containers of a state have taken.
 #[derive(Debug)]
 pub struct Index {
-    pools: BTreeMap<String, Pool>,
+    pools: BTreeMap<String, PerFamily<Pool>>,
     /// How often an address is given, kept or the network's own; by network.
-    uses: HashMap<String, HashMap<Ipv4Addr, u32>>,
+    uses: HashMap<String, HashMap<IpAddr, u32>>,
     devices: HashSet<String>,
     claims: Claims,
     /// Containers whose choices depend on others': their host ports are chosen, they use another's interfaces, or they
@@ -56,7 +56,7 @@ impl Index {
             claim(&mut claims, publication);
         }
         let mut index = Self {
-            pools: pools.into_iter().map(|(name, pool)| (name.to_owned(), pool)).collect(),
+            pools: pools.into_iter().map(|(name, pools)| (name.to_owned(), pools)).collect(),
             uses: HashMap::new(),
             devices: state.endpoints.values().map(|endpoint| endpoint.device.clone()).collect(),
             claims,
@@ -64,7 +64,9 @@ impl Index {
         };
         let mut addresses = HashSet::new();
         let mut settled = |(id, endpoint): (&EndpointId, &ResolvedEndpoint)| {
-            addresses.insert((endpoint.network_number, endpoint.address)) && has_lease(id, endpoint, leases)
+            let mut taken = endpoint.addresses.iter();
+            taken.all(|address| addresses.insert((endpoint.network_number, *address)))
+                && has_lease(id, endpoint, leases)
         };
         let unsettled = state.endpoints.len() - state.endpoints.iter().filter(|of| settled(*of)).count();
         index.entangled += unsettled;
@@ -78,8 +80,8 @@ impl Index {
         index
     }
 
-    fn take(&mut self, network: &str, address: Ipv4Addr) {
-        let Some(pool) = self.pools.get_mut(network) else { return };
+    fn take(&mut self, network: &str, address: IpAddr) {
+        let Some(pool) = pool(&mut self.pools, network, Family::of(address)) else { return };
         pool.take(address);
         match self.uses.get_mut(network) {
             Some(uses) => *uses.entry(address).or_default() += 1,
@@ -89,18 +91,29 @@ impl Index {
         }
     }
 
-    fn give_back(&mut self, network: &str, address: Ipv4Addr) {
+    fn give_back(&mut self, network: &str, address: IpAddr) {
         let Some(uses) = self.uses.get_mut(network).and_then(|uses| uses.get_mut(&address)) else { return };
         *uses = uses.saturating_sub(1);
         if *uses == 0
-            && let Some(pool) = self.pools.get_mut(network)
+            && let Some(pool) = pool(&mut self.pools, network, Family::of(address))
         {
             pool.free(address);
         }
     }
 }
 
+fn pool<'a>(
+    pools: &'a mut BTreeMap<String, PerFamily<Pool>>,
+    network: &str,
+    family: Family,
+) -> Option<&'a mut Pool> {
+    pools.get_mut(network).and_then(|of| of.of_mut(family))
+}
+
 fn claim(claims: &mut Claims, publication: &ResolvedPublication) {
+    if publication.is_routed() {
+        return;
+    }
     claims.add(
         publication.protocol,
         publication.host_address,
@@ -111,7 +124,9 @@ fn claim(claims: &mut Claims, publication: &ResolvedPublication) {
 
 fn has_lease(id: &EndpointId, endpoint: &ResolvedEndpoint, leases: &Leases) -> bool {
     let lease = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
-    lease.is_some_and(|lease| lease.address == endpoint.address.ip() && lease.epoch == endpoint.epoch)
+    lease.is_some_and(|lease| {
+        lease.addresses() == endpoint.addresses.map(|address| address.ip()) && lease.epoch == endpoint.epoch
+    })
 }
 
 fn is_entangled(container: &Container) -> bool {
@@ -148,7 +163,7 @@ pub fn patch(
     for endpoint in patched.endpoints_before.values() {
         index.devices.remove(&endpoint.device);
     }
-    for publication in &patched.publications_before {
+    for publication in patched.publications_before.iter().filter(|publication| !publication.is_routed()) {
         index.claims.remove(publication.protocol, publication.host_address, publication.host_ports);
     }
     let present = || touched.iter().filter_map(|name| Some((name, desired.containers.get(name)?)));
@@ -170,9 +185,9 @@ pub fn patch(
                 let networks = leases.endpoints.get(&wish.id.container);
                 networks
                     .and_then(|networks| networks.get(&wish.id.network))
-                    .is_some_and(|lease| lease.address == address)
+                    .is_some_and(|lease| lease.addresses().of(Family::of(address)) == Some(&address))
             };
-            if let Some(address) = wish.attachment.ipv4_address {
+            if let Some(address) = wish.attachment.address(wish.family) {
                 // Given to it and perhaps kept by it, and nobody else's.
                 let expected = 1 + u32::from(own(address));
                 return (used(address) == Some(expected)).then_some(address).ok_or_else(String::new);
@@ -180,10 +195,10 @@ pub fn patch(
             if let Some(address) = kept_address(wish, leases) {
                 return (used(address) == Some(1)).then_some(address).ok_or_else(String::new);
             }
-            let last = leases.networks.get(&wish.id.network).and_then(|lease| lease.last_address);
-            let address = pools.get_mut(&wish.id.network).and_then(|pool| pool.lease(last));
-            if let (Some(_), Some(lease)) = (address, leases.networks.get_mut(&wish.id.network)) {
-                lease.last_address = address;
+            let last = leases.networks.get(&wish.id.network).and_then(|lease| lease.last_given(wish.family));
+            let address = pool(pools, &wish.id.network, wish.family).and_then(|pool| pool.lease(last));
+            if let (Some(address), Some(lease)) = (address, leases.networks.get_mut(&wish.id.network)) {
+                lease.note_given(address);
             }
             address.ok_or_else(String::new)
         };
@@ -221,11 +236,7 @@ pub fn patch(
                 &found,
                 &mut index.claims,
             );
-            let resolved = resolved.ok()?;
-            if let Some(endpoint) = found.endpoints.get_mut(&resolved.endpoint) {
-                endpoint.published = true;
-            }
-            found.publications.push(resolved);
+            publications::enter(resolved.ok()?, &mut found);
         }
     }
 

@@ -188,7 +188,8 @@ mod tests {
 
     fn entry(number: u32) -> Entry {
         let lease = EndpointLease {
-            address: [10, 0, 0, number as u8].into(),
+            address: Some([10, 0, 0, number as u8].into()),
+            address_v6: None,
             mac: crate::model::MacAddress([2, 0, 0, 0, 0, number as u8]),
             epoch: number,
             namespace_cookie: None,

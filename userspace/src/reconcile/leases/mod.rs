@@ -17,10 +17,10 @@ mod unkept;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
 
 pub use pruning::prune;
@@ -28,7 +28,7 @@ pub use store::{StateLock, Store, StoreError};
 pub use unkept::withhold;
 
 use super::resolved::{FoundNamespace, ResolvedState};
-use crate::model::{DesiredState, MacAddress, PortRange, Protocol};
+use crate::model::{DesiredState, Family, MacAddress, PerFamily, PortRange, Protocol};
 
 /// All choices made so far. Nothing is forgotten while its object is away for less than a week; room is made earlier only
 /// when there is none.
@@ -64,6 +64,9 @@ pub struct Leases {
     /// `net.ipv4.ip_forward` is to be switched on, or was a moment ago.
     #[serde(default)]
     pub forwarding_due: bool,
+    /// What has become of `net.ipv6.conf.all.forwarding`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding_v6: Option<ForwardingV6>,
     /// Ports that weft added to `net.ipv4.ip_local_reserved_ports`, in the kernel's notation.
     pub reserved_ports: String,
 }
@@ -77,15 +80,31 @@ pub struct SysctlScope {
     pub namespace_cookie: u64,
 }
 
+/// What has become of forwarding by IPv6, which is switched on when the first network needs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForwardingV6 {
+    /// It is to be switched on, or was a moment ago.
+    Due,
+    /// It is the administrator's from now on.
+    Settled,
+}
+
 /// What a network keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkLease {
     /// Number in the maps.
     pub number: u32,
-    /// The subnet chosen for it, if it names none.
+    /// The IPv4 subnet chosen for it, if it names none.
     pub subnet: Option<Ipv4Network>,
-    /// The address given last.
+    /// The IPv6 subnet chosen for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet_v6: Option<Ipv6Network>,
+    /// The IPv4 address given last.
     pub last_address: Option<Ipv4Addr>,
+    /// The IPv6 address given last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_address_v6: Option<Ipv6Addr>,
     /// When it was found to be declared no longer, in seconds of the Unix epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gone_since: Option<u64>,
@@ -94,8 +113,12 @@ pub struct NetworkLease {
 /// What a container keeps for one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointLease {
-    /// Its address.
-    pub address: Ipv4Addr,
+    /// Its IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_v6: Option<Ipv6Addr>,
     /// Its MAC address.
     pub mac: MacAddress,
     /// Its identity.
@@ -113,13 +136,58 @@ pub struct EndpointLease {
 #[derive(Debug, Clone)]
 pub struct LeaseFacts {
     /// Destinations that the host routes elsewhere, without the default route and weft's own bridges.
-    pub host_routes: Vec<Ipv4Network>,
+    pub host_routes: Vec<IpNetwork>,
     /// Namespaces that exist, by container.
     pub namespaces: BTreeMap<String, FoundNamespace>,
     /// The host's ephemeral port range.
     pub ephemeral_ports: PortRange,
     /// Ports that processes of the host hold.
     pub bound_ports: HashSet<(Protocol, u16)>,
+}
+
+impl NetworkLease {
+    /// The subnet chosen for one family.
+    pub fn subnet_of(&self, family: Family) -> Option<IpNetwork> {
+        match family {
+            Family::V4 => self.subnet.map(IpNetwork::V4),
+            Family::V6 => self.subnet_v6.map(IpNetwork::V6),
+        }
+    }
+
+    fn choose_subnet(&mut self, subnet: IpNetwork) {
+        match subnet {
+            IpNetwork::V4(subnet) => self.subnet = Some(subnet),
+            IpNetwork::V6(subnet) => self.subnet_v6 = Some(subnet),
+        }
+    }
+
+    fn forget_subnet(&mut self, family: Family) {
+        match family {
+            Family::V4 => self.subnet = None,
+            Family::V6 => self.subnet_v6 = None,
+        }
+    }
+
+    fn last_given(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.last_address.map(IpAddr::V4),
+            Family::V6 => self.last_address_v6.map(IpAddr::V6),
+        }
+    }
+
+    fn note_given(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => self.last_address = Some(address),
+            IpAddr::V6(address) => self.last_address_v6 = Some(address),
+        }
+    }
+}
+
+impl EndpointLease {
+    /// Its addresses.
+    pub fn addresses(&self) -> PerFamily<IpAddr> {
+        PerFamily { v4: self.address.map(IpAddr::V4), v6: self.address_v6.map(IpAddr::V6) }
+    }
 }
 
 impl Leases {
@@ -143,6 +211,7 @@ impl Leases {
             devices: BTreeSet::new(),
             sysctls_of: None,
             forwarding_due: false,
+            forwarding_v6: None,
             reserved_ports: String::new(),
         }
     }

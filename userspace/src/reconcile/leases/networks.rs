@@ -1,14 +1,14 @@
 //! Numbers, subnets and gateways of networks.
 
-use ipnetwork::{IpNetwork, Ipv4Network};
+use ipnetwork::IpNetwork;
 
-use super::{LeaseFacts, Leases, NetworkLease, subnets};
+use super::{LeaseFacts, Leases, NetworkLease, addresses::default_gateway, subnets};
 use crate::{
-    model::{DesiredState, Driver, Network},
+    model::{DesiredState, Driver, Family, Network, PerFamily},
     reconcile::{
         names,
         problem::Problem,
-        resolved::{ResolvedNetwork, ResolvedState},
+        resolved::{ResolvedNetwork, ResolvedState, ResolvedSubnet},
     },
 };
 
@@ -19,17 +19,20 @@ pub(super) fn resolve(
     state: &mut ResolvedState,
 ) {
     // Subnets that the user wrote: what is leased from now on must keep out of their way.
-    let given: Vec<Ipv4Network> = desired.networks.values().filter_map(given_subnet).collect();
+    let given: Vec<IpNetwork> =
+        desired.networks.values().flat_map(|network| &network.subnets).map(|subnet| subnet.range).collect();
     make_way(desired, leases, &given);
     // Containers talk with the addresses of a subnet leased earlier: such networks come first, so that a newcomer
     // whose subnet overlaps is the one to be refused.
     let keeps = |(name, network): &(&String, &Network)| {
-        given_subnet(network).is_none()
-            && leases.networks.get(*name).is_some_and(|lease| lease.subnet.is_some())
+        let lease = leases.networks.get(*name);
+        Family::BOTH.into_iter().any(|family| {
+            leases_subnet(network, family) && lease.is_some_and(|lease| lease.subnet_of(family).is_some())
+        })
     };
     let (kept, others): (Vec<_>, Vec<_>) = desired.networks.iter().partition(keeps);
     for (name, network) in kept.into_iter().chain(others) {
-        match resolve_one(name, network, desired, leases, facts, state, &given) {
+        match resolve_one(name, network, desired, leases, facts, &*state, &given) {
             Ok(resolved) => {
                 state.networks.insert(name.clone(), resolved);
             }
@@ -38,21 +41,26 @@ pub(super) fn resolve(
     }
 }
 
-fn given_subnet(network: &Network) -> Option<Ipv4Network> {
-    network.subnets.iter().find_map(|subnet| match subnet.range {
-        IpNetwork::V4(range) => Some(range),
-        IpNetwork::V6(_) => None,
-    })
+/// Whether the network has this family and leaves the choice of the subnet to weft.
+fn leases_subnet(network: &Network, family: Family) -> bool {
+    network.has(family) && network.subnet(family).is_none()
+}
+
+/// Whether two ranges have a common address.
+fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+    one.contains(other.network()) || other.contains(one.network())
 }
 
 /// Forgets leased subnets that no network uses, for it is gone or names a subnet itself now, where a declared network
 /// names an overlapping one.
-fn make_way(desired: &DesiredState, leases: &mut Leases, given: &[Ipv4Network]) {
+fn make_way(desired: &DesiredState, leases: &mut Leases, given: &[IpNetwork]) {
     for (name, lease) in &mut leases.networks {
-        let overlaps = |subnet: Ipv4Network| given.iter().any(|other| other.overlaps(subnet));
-        let uses = desired.networks.get(name).is_some_and(|network| given_subnet(network).is_none());
-        if !uses && lease.subnet.is_some_and(overlaps) {
-            lease.subnet = None;
+        for family in Family::BOTH {
+            let overlaps = |subnet: IpNetwork| given.iter().any(|other| overlap(*other, subnet));
+            let uses = desired.networks.get(name).is_some_and(|network| leases_subnet(network, family));
+            if !uses && lease.subnet_of(family).is_some_and(overlaps) {
+                lease.forget_subnet(family);
+            }
         }
     }
 }
@@ -63,52 +71,47 @@ fn resolve_one(
     desired: &DesiredState,
     leases: &mut Leases,
     facts: &LeaseFacts,
-    state: &mut ResolvedState,
-    given: &[Ipv4Network],
+    state: &ResolvedState,
+    given: &[IpNetwork],
 ) -> Result<ResolvedNetwork, String> {
     let number = number(name, leases);
-    if network.subnets.iter().any(|subnet| subnet.range.is_ipv6()) {
-        state.problems.push(Problem::new(
-            format!("network {name}"),
-            "its IPv6 subnet is not served: this version carries IPv4 only",
-        ));
+    let mut subnets = PerFamily::default();
+    for family in Family::BOTH.into_iter().filter(|family| network.has(*family)) {
+        let declared = network.subnet(family);
+        let range = match declared {
+            Some(subnet) => free_of_others(subnet.range, state)?,
+            None => leased_subnet(name, family, desired, leases, facts, given)?,
+        };
+        let gateway = declared.and_then(|subnet| subnet.gateway).unwrap_or_else(|| default_gateway(range));
+        subnets.set(family, Some(ResolvedSubnet { range, gateway }));
     }
-    let subnet = match given_subnet(network) {
-        Some(subnet) => {
-            if let Some((other, taken)) =
-                state.networks.iter().find(|(_, other)| other.subnet.overlaps(subnet))
-            {
-                return Err(format!(
-                    "its subnet {subnet} overlaps {}, which network {other} has; give it another subnet",
-                    taken.subnet
-                ));
-            }
-            subnet
-        }
-        None => leased_subnet(name, desired, leases, facts, given)?,
-    };
-    let gateway = network
-        .subnets
-        .iter()
-        .find(|candidate| candidate.range == IpNetwork::V4(subnet))
-        .and_then(|candidate| match candidate.gateway {
-            Some(std::net::IpAddr::V4(gateway)) => Some(gateway),
-            _ => None,
-        })
-        .unwrap_or_else(|| subnets::default_gateway(subnet));
     Ok(ResolvedNetwork {
         number,
         driver: network.driver,
-        subnet,
-        gateway,
+        subnets,
         internal: network.internal,
         inter_container: network.inter_container,
         masquerade: network.masquerade,
         filtering: network.filtering,
+        routed: network.routed,
         mtu: network.mtu,
         bridge: network.bridge_name.clone().unwrap_or_else(|| names::bridge(name)),
         vxlan: matches!(network.driver, Driver::Overlay { .. }).then(|| names::vxlan(name)),
     })
+}
+
+/// A subnet that the user gave, if no network that is served has it.
+fn free_of_others(subnet: IpNetwork, state: &ResolvedState) -> Result<IpNetwork, String> {
+    let taken = state.networks.iter().find_map(|(other, network)| {
+        let taken = network.subnets.iter().find(|taken| overlap(taken.range, subnet))?;
+        Some((other, taken.range))
+    });
+    match taken {
+        Some((other, taken)) => Err(format!(
+            "its subnet {subnet} overlaps {taken}, which network {other} has; give it another subnet"
+        )),
+        None => Ok(subnet),
+    }
 }
 
 fn number(name: &str, leases: &mut Leases) -> u32 {
@@ -117,39 +120,53 @@ fn number(name: &str, leases: &mut Leases) -> u32 {
     }
     let number = leases.next_network;
     leases.next_network += 1;
-    leases
-        .networks
-        .insert(name.to_owned(), NetworkLease { number, subnet: None, last_address: None, gone_since: None });
+    let lease = NetworkLease {
+        number,
+        subnet: None,
+        subnet_v6: None,
+        last_address: None,
+        last_address_v6: None,
+        gone_since: None,
+    };
+    leases.networks.insert(name.to_owned(), lease);
     number
 }
 
 fn leased_subnet(
     name: &str,
+    family: Family,
     desired: &DesiredState,
     leases: &mut Leases,
     facts: &LeaseFacts,
-    given: &[Ipv4Network],
-) -> Result<Ipv4Network, String> {
-    if let Some(kept) = leases.networks.get(name).and_then(|lease| lease.subnet) {
-        return Ok(kept);
-    }
+    given: &[IpNetwork],
+) -> Result<IpNetwork, String> {
+    let number = match leases.networks.get(name) {
+        Some(lease) => match lease.subnet_of(family) {
+            Some(kept) => return Ok(kept),
+            None => lease.number,
+        },
+        None => 0,
+    };
     loop {
-        let leased = leases.networks.values().filter_map(|lease| lease.subnet);
-        let taken: Vec<Ipv4Network> =
+        let leased = leases.networks.values().filter_map(|lease| lease.subnet_of(family));
+        let taken: Vec<IpNetwork> =
             given.iter().copied().chain(facts.host_routes.iter().copied()).chain(leased).collect();
-        if let Some(subnet) = subnets::first_free(&taken) {
+        let free = match family {
+            Family::V4 => subnets::first_free(&taken).map(IpNetwork::V4),
+            Family::V6 => subnets::first_free_v6(leases.seed, number, &taken).map(IpNetwork::V6),
+        };
+        if let Some(subnet) = free {
             if let Some(lease) = leases.networks.get_mut(name) {
-                lease.subnet = Some(subnet);
+                lease.choose_subnet(subnet);
             }
             return Ok(subnet);
         }
         // No pool is left: take back one that a network no longer declared still keeps.
-        let gone = leases
-            .networks
-            .iter_mut()
-            .find(|(other, lease)| !desired.networks.contains_key(*other) && lease.subnet.is_some());
+        let gone = leases.networks.iter_mut().find(|(other, lease)| {
+            !desired.networks.contains_key(*other) && lease.subnet_of(family).is_some()
+        });
         match gone {
-            Some((_, lease)) => lease.subnet = None,
+            Some((_, lease)) => lease.forget_subnet(family),
             None => {
                 return Err(
                     "no private subnet is left that neither another network nor a route of this host uses; \

@@ -1,7 +1,5 @@
 //! Peers and the containers behind them.
 
-use std::net::IpAddr;
-
 use super::Leases;
 use crate::{
     model::DesiredState,
@@ -23,10 +21,6 @@ pub(super) fn resolve(desired: &DesiredState, leases: &mut Leases, state: &mut R
             state.problems.push(Problem::new(object(), "only networks with 'driver: overlay' have peers"));
             continue;
         }
-        if peer.vtep.is_ipv6() {
-            state.problems.push(Problem::new(object(), "IPv6 tunnels are not served by this version"));
-            continue;
-        }
         let number = *leases.peers.entry(peer.vtep).or_insert_with(|| {
             leases.next_peer += 1;
             leases.next_peer - 1
@@ -38,16 +32,11 @@ pub(super) fn resolve(desired: &DesiredState, leases: &mut Leases, state: &mut R
             .networks
             .insert(peer.network.clone());
         for remote in &peer.endpoints {
-            let IpAddr::V4(address) = remote.address else {
-                let reason = format!("IPv6 address {} is not served by this version", remote.address);
-                state.problems.push(Problem::new(object(), reason));
-                continue;
-            };
             state.remotes.push(ResolvedRemote {
                 name: remote.name.clone(),
                 network: peer.network.clone(),
                 network_number: network.number,
-                address,
+                address: remote.address,
                 mac: remote.mac_address,
                 vtep: peer.vtep,
             });

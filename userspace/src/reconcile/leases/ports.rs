@@ -1,14 +1,14 @@
 //! Host ports of publications that leave them open, and who may have a port.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::LeaseFacts;
 use crate::model::{PortRange, Protocol};
 
-/// All claims so far, by protocol and host address (`None`: all), then by the first port of each range. Ranges of one
+/// All claims so far, by protocol and host address (unspecified: all of its family), then by the first port of each range. Ranges of one
 /// address never overlap, so the one that begins last before a port is the only one that may hold it.
 #[derive(Debug, Default)]
-pub struct Claims(BTreeMap<(Protocol, Option<Ipv4Addr>), Ranges>);
+pub struct Claims(BTreeMap<(Protocol, IpAddr), Ranges>);
 
 /// By first port: last port and holder.
 type Ranges = BTreeMap<u16, (u16, String)>;
@@ -19,14 +19,14 @@ impl Claims {
     pub fn conflict(
         &self,
         protocol: Protocol,
-        address: Option<Ipv4Addr>,
+        address: IpAddr,
         ports: PortRange,
     ) -> Option<(&str, PortRange)> {
         overlapping(self.0.get(&(protocol, address))?, ports)
     }
 
     /// Enters a claim that has no conflict.
-    pub fn add(&mut self, protocol: Protocol, address: Option<Ipv4Addr>, ports: PortRange, container: &str) {
+    pub fn add(&mut self, protocol: Protocol, address: IpAddr, ports: PortRange, container: &str) {
         self.0
             .entry((protocol, address))
             .or_default()
@@ -34,7 +34,7 @@ impl Claims {
     }
 
     /// Takes back a claim.
-    pub fn remove(&mut self, protocol: Protocol, address: Option<Ipv4Addr>, ports: PortRange) {
+    pub fn remove(&mut self, protocol: Protocol, address: IpAddr, ports: PortRange) {
         if let Some(ranges) = self.0.get_mut(&(protocol, address)) {
             ranges.remove(&ports.first);
         }
@@ -76,6 +76,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const ANY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
     fn range() -> impl Strategy<Value = PortRange> {
         (1_u16..200, 0_u16..20).prop_map(|(first, more)| PortRange { first, last: first + more })
     }
@@ -87,10 +89,10 @@ mod tests {
             let mut taken: Vec<PortRange> = Vec::new();
             for ports in wanted {
                 let expected = taken.iter().any(|other| other.overlaps(ports));
-                prop_assert_eq!(claims.conflict(Protocol::Tcp, None, ports).is_some(), expected);
-                prop_assert!(claims.conflict(Protocol::Udp, None, ports).is_none());
+                prop_assert_eq!(claims.conflict(Protocol::Tcp, ANY, ports).is_some(), expected);
+                prop_assert!(claims.conflict(Protocol::Udp, ANY, ports).is_none());
                 if !expected {
-                    claims.add(Protocol::Tcp, None, ports, "web");
+                    claims.add(Protocol::Tcp, ANY, ports, "web");
                     taken.push(ports);
                 }
             }

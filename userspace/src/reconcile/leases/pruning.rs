@@ -132,11 +132,14 @@ mod tests {
         leases.networks.entry(network.to_owned()).or_insert(NetworkLease {
             number,
             subnet: None,
+            subnet_v6: None,
             last_address: None,
+            last_address_v6: None,
             gone_since: None,
         });
         let lease = EndpointLease {
-            address: Ipv4Addr::new(10, 10, 0, 2),
+            address: Some(Ipv4Addr::new(10, 10, 0, 2)),
+            address_v6: None,
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             epoch: 1,
             namespace_cookie: None,

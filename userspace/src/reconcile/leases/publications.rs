@@ -2,16 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
 use super::{LeaseFacts, Leases, ports::Claims};
 use crate::{
-    model::{ContainerNamespace, DesiredState, HostPorts, PortRange, Protocol, Publication},
+    model::{ContainerNamespace, DesiredState, Family, HostPorts, PortRange, Protocol, Publication},
     reconcile::{
         names,
         problem::Problem,
-        resolved::{EndpointId, ResolvedPublication, ResolvedState},
+        resolved::{EndpointId, ResolvedEndpoint, ResolvedPublication, ResolvedState},
     },
 };
 
@@ -34,12 +34,7 @@ pub(super) fn resolve(
                 continue;
             }
             match resolve_one(container, publication, desired, leases, facts, state, &mut claims) {
-                Ok(resolved) => {
-                    if let Some(endpoint) = state.endpoints.get_mut(&resolved.endpoint) {
-                        endpoint.published = true;
-                    }
-                    state.publications.push(resolved);
-                }
+                Ok(resolved) => enter(resolved, state),
                 Err(reason) => {
                     let object = format!("port {} of container {container}", describe(publication));
                     state.problems.push(Problem::new(object, reason));
@@ -59,11 +54,22 @@ pub(super) fn resolve(
         .collect();
 }
 
+/// Enters what became of one publication.
+pub(super) fn enter(resolved: Vec<ResolvedPublication>, state: &mut ResolvedState) {
+    for publication in resolved {
+        if let Some(endpoint) = state.endpoints.get_mut(&publication.endpoint) {
+            endpoint.published = true;
+        }
+        state.publications.push(publication);
+    }
+}
+
 /// What publications are ordered by.
-pub(super) fn order(publication: &ResolvedPublication) -> (&str, Protocol, PortRange, Option<Ipv4Addr>) {
+pub(super) fn order(publication: &ResolvedPublication) -> (&str, Protocol, PortRange, IpAddr) {
     (&publication.container, publication.protocol, publication.host_ports, publication.host_address)
 }
 
+/// One for each family that it is published in.
 pub(super) fn resolve_one(
     container: &str,
     publication: &Publication,
@@ -72,7 +78,7 @@ pub(super) fn resolve_one(
     facts: &LeaseFacts,
     state: &ResolvedState,
     claims: &mut Claims,
-) -> Result<ResolvedPublication, String> {
+) -> Result<Vec<ResolvedPublication>, String> {
     let owner = stack_owner(container, desired)?;
     let (endpoint, resolved) = state
         .endpoints
@@ -83,16 +89,34 @@ pub(super) fn resolve_one(
             "the container is in no network that reaches the world: an internal network publishes nothing",
         )?;
     let host_binding = desired.networks.get(&endpoint.network).and_then(|network| network.host_binding);
-    let host_address = match publication.host_address.or(host_binding) {
-        None | Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => None,
-        Some(IpAddr::V4(address)) => Some(address),
-        // Docker's default binding is both families; the IPv4 half of it is what can be served.
-        Some(IpAddr::V6(address)) if address.is_unspecified() => None,
-        Some(IpAddr::V6(address)) => {
-            return Err(format!("host address {address} is not served: this version carries IPv4 only"));
-        }
-    };
+    let host_address = publication.host_address.or(host_binding);
+    let routed = desired.networks.get(&endpoint.network).map(|network| network.routed).unwrap_or_default();
+    let (routed, targets): (Vec<_>, Vec<_>) = targets(host_address, resolved)?
+        .into_iter()
+        .partition(|(_, address)| routed.of(Family::of(*address)).is_some());
     let protocol = publication.protocol;
+    let entry = |host_address, address, host_ports| ResolvedPublication {
+        container: container.to_owned(),
+        endpoint: endpoint.clone(),
+        network_number: resolved.network_number,
+        address,
+        protocol,
+        host_address,
+        host_ports,
+        container_ports: publication.container_ports,
+    };
+    if let (Some(address), false) = (host_address, routed.is_empty()) {
+        return Err(format!(
+            "host address {address} means nothing in a routed network, where the world reaches the container's own: \
+             leave it out"
+        ));
+    }
+    // The world reaches the container's own port, whatever host port is given.
+    let routed: Vec<_> =
+        routed.into_iter().map(|(_, address)| entry(address, address, publication.container_ports)).collect();
+    if targets.is_empty() {
+        return Ok(routed);
+    }
     let host_ports = match publication.host_ports {
         HostPorts::Exactly(ports) => ports,
         HostPorts::OneOf(_) | HostPorts::Any => {
@@ -116,20 +140,36 @@ pub(super) fn resolve_one(
             PortRange::single(port)
         }
     };
-    if let Some((other, ports)) = claims.conflict(protocol, host_address, host_ports) {
-        return Err(format!("container {other} already publishes {ports}/{protocol} there"));
+    for (host_address, _) in &targets {
+        if let Some((other, ports)) = claims.conflict(protocol, *host_address, host_ports) {
+            return Err(format!("container {other} already publishes {ports}/{protocol} there"));
+        }
     }
-    claims.add(protocol, host_address, host_ports, container);
-    Ok(ResolvedPublication {
-        container: container.to_owned(),
-        endpoint: endpoint.clone(),
-        network_number: resolved.network_number,
-        address: resolved.address.ip(),
-        protocol,
-        host_address,
-        host_ports,
-        container_ports: publication.container_ports,
-    })
+    let publications = targets.into_iter().map(|(host_address, address)| {
+        claims.add(protocol, host_address, host_ports, container);
+        entry(host_address, address, host_ports)
+    });
+    Ok(publications.chain(routed).collect())
+}
+
+/// Host addresses with the container's address that each leads to. There is no translation between the families.
+fn targets(
+    host_address: Option<IpAddr>,
+    endpoint: &ResolvedEndpoint,
+) -> Result<Vec<(IpAddr, IpAddr)>, String> {
+    let both = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let host_addresses = host_address.map_or(both.to_vec(), |address| vec![address]);
+    let targets: Vec<(IpAddr, IpAddr)> = host_addresses
+        .into_iter()
+        .filter_map(|host| Some((host, endpoint.addresses.of(Family::of(host))?.ip())))
+        .collect();
+    match host_address {
+        Some(address) if targets.is_empty() => {
+            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+            Err(format!("host address {address} leads nowhere: the container has no {family} address"))
+        }
+        _ => Ok(targets),
+    }
 }
 
 /// The container whose interfaces this one uses (`network_mode: service:NAME`).
@@ -157,6 +197,10 @@ fn describe(publication: &Publication) -> String {
         HostPorts::Exactly(ports) | HostPorts::OneOf(ports) => format!("{ports}:"),
         HostPorts::Any => String::new(),
     };
-    let address = publication.host_address.map(|address| format!("{address}:")).unwrap_or_default();
+    let address = match publication.host_address {
+        Some(IpAddr::V4(address)) => format!("{address}:"),
+        Some(IpAddr::V6(address)) => format!("[{address}]:"),
+        None => String::new(),
+    };
     format!("{address}{ports}{}/{}", publication.container_ports, publication.protocol)
 }

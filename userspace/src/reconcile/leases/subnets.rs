@@ -1,8 +1,10 @@
 //! Subnets for networks that name none (S1).
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnetwork::Ipv4Network;
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use crate::reconcile::names::stable_hash;
 
 /// Docker's default address pools, in its order: 172.17 to 172.31 as /16, then 192.168 as /20.
 pub fn pools() -> impl Iterator<Item = Ipv4Network> {
@@ -13,15 +15,28 @@ pub fn pools() -> impl Iterator<Item = Ipv4Network> {
 }
 
 /// The first pool that touches none of `taken`.
-pub fn first_free(taken: &[Ipv4Network]) -> Option<Ipv4Network> {
-    pools().find(|pool| !taken.iter().any(|other| pool.overlaps(*other)))
+pub fn first_free(taken: &[IpNetwork]) -> Option<Ipv4Network> {
+    let overlaps = |pool: &Ipv4Network, other: &IpNetwork| match other {
+        IpNetwork::V4(other) => pool.overlaps(*other),
+        IpNetwork::V6(_) => false,
+    };
+    pools().find(|pool| !taken.iter().any(|other| overlaps(pool, other)))
 }
 
-/// The bridge's address where the user gives none: the first usable one.
-pub fn default_gateway(subnet: Ipv4Network) -> Ipv4Addr {
-    let network = u32::from(subnet.network());
-    // RFC 3021: a /31 has no network address, both of its addresses are hosts.
-    if subnet.prefix() >= 31 { subnet.network() } else { Ipv4Addr::from(network + 1) }
+/// The first /64 of this host's unique local addresses that touches none of `taken`. `seed` makes the global identifier,
+/// so that networks of two hosts differ (RFC 4193 section 3.2); the network's number begins the search.
+pub fn first_free_v6(seed: u64, number: u32, taken: &[IpNetwork]) -> Option<Ipv6Network> {
+    let identifier = stable_hash(seed, &["unique local addresses"]) & 0xff_ffff_ffff;
+    (0..=u16::MAX).find_map(|step| {
+        let subnet = (number as u16).wrapping_add(step);
+        let bits = 0xfd_u128 << 120 | u128::from(identifier) << 80 | u128::from(subnet) << 64;
+        let range = Ipv6Network::new(Ipv6Addr::from(bits), 64).ok()?;
+        let free = |other: &IpNetwork| match other {
+            IpNetwork::V6(other) => !range.overlaps(*other),
+            IpNetwork::V4(_) => true,
+        };
+        taken.iter().all(free).then_some(range)
+    })
 }
 
 #[cfg(test)]
@@ -43,9 +58,13 @@ mod tests {
     }
 
     #[test]
-    fn the_gateway_is_the_first_usable_address() -> TestResult {
-        assert_eq!(default_gateway("10.10.0.0/24".parse()?), Ipv4Addr::new(10, 10, 0, 1));
-        assert_eq!(default_gateway("10.10.0.0/31".parse()?), Ipv4Addr::new(10, 10, 0, 0));
+    fn a_unique_local_subnet_is_the_hosts_own() -> TestResult {
+        let one = first_free_v6(7, 3, &[]).ok_or("none is free")?;
+        assert_eq!((one.prefix(), one.ip().octets()[0], one.ip().segments()[3]), (64, 0xfd, 3));
+        assert_ne!(first_free_v6(8, 3, &[]), Some(one), "another host");
+        let next = first_free_v6(7, 3, &[one.into(), "10.0.0.0/8".parse()?]).ok_or("none is free")?;
+        assert_eq!((next.ip().segments()[3], &next.ip().segments()[..3]), (4, &one.ip().segments()[..3]));
+        assert_eq!(first_free_v6(7, 3, &["fd00::/8".parse()?]), None);
         Ok(())
     }
 }

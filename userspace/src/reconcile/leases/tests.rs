@@ -1,6 +1,6 @@
 //! Tests of the choices as a whole: kept where they can be, unique always.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::collections::HashMap;
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use crate::{
         RemoteEndpoint, Subnet,
     },
     netdev::{NamespaceIdentity, NamespaceRef},
-    reconcile::resolved::EndpointId,
+    reconcile::resolved::{EndpointId, ResolvedNetwork},
 };
 
 type TestResult = Result<(), Box<dyn std::error::Error>>;
@@ -25,11 +25,14 @@ fn network(subnet: Option<&str>) -> Network {
     });
     Network {
         driver: Driver::Bridge,
+        enable_ipv4: true,
+        enable_ipv6: false,
         subnets: subnets.into_iter().collect(),
         internal: false,
         inter_container: true,
         masquerade: true,
         filtering: Default::default(),
+        routed: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,
@@ -72,9 +75,14 @@ fn found(cookie: u64) -> FoundNamespace {
     }
 }
 
-fn address(state: &ResolvedState, container: &str, network: &str) -> Option<Ipv4Addr> {
+fn address(state: &ResolvedState, container: &str, network: &str) -> Option<IpAddr> {
     let id = EndpointId { container: container.into(), network: network.into() };
-    state.endpoints.get(&id).map(|endpoint| endpoint.address.ip())
+    state.endpoints.get(&id).and_then(|endpoint| Some(endpoint.addresses.v4?.ip()))
+}
+
+/// The IPv4 range of a network.
+fn range(network: &ResolvedNetwork) -> IpNetwork {
+    network.subnets.v4.expect("every network here has IPv4").range
 }
 
 fn declared(networks: &[(&str, Option<&str>)], containers: &[(&str, &[&str])]) -> DesiredState {
@@ -92,8 +100,8 @@ fn a_container_that_comes_back_has_its_address_and_mac() -> TestResult {
     let mut leases = Leases::new(1);
     let first = resolve(&both, &mut leases, &facts());
     assert_eq!(first.problems, []);
-    assert_eq!(address(&first, "a", "front"), Some(Ipv4Addr::new(10, 10, 0, 2)));
-    assert_eq!(address(&first, "b", "front"), Some(Ipv4Addr::new(10, 10, 0, 3)));
+    assert_eq!(address(&first, "a", "front"), Some(IpAddr::from(Ipv4Addr::new(10, 10, 0, 2))));
+    assert_eq!(address(&first, "b", "front"), Some(IpAddr::from(Ipv4Addr::new(10, 10, 0, 3))));
     resolve(&one, &mut leases, &facts());
     let kept: Leases = serde_json::from_str(&serde_json::to_string(&leases)?)?;
     leases = kept;
@@ -123,7 +131,7 @@ fn a_given_address_is_respected_and_never_leased() {
     }
     let mut leases = Leases::new(1);
     let state = resolve(&desired, &mut leases, &facts());
-    assert_eq!(address(&state, "a", "front"), Some(Ipv4Addr::new(10, 10, 0, 3)));
+    assert_eq!(address(&state, "a", "front"), Some(IpAddr::from(Ipv4Addr::new(10, 10, 0, 3))));
     // A third one asks for the address that "a" runs with.
     let mut newcomer = container(&["front"]);
     if let Some(attachment) = newcomer.attachments.get_mut("front") {
@@ -131,13 +139,13 @@ fn a_given_address_is_respected_and_never_leased() {
     }
     desired.containers.insert("c".into(), newcomer);
     let state = resolve(&desired, &mut leases, &facts());
-    assert_eq!(address(&state, "a", "front"), Some(Ipv4Addr::new(10, 10, 0, 3)));
+    assert_eq!(address(&state, "a", "front"), Some(IpAddr::from(Ipv4Addr::new(10, 10, 0, 3))));
     assert_eq!(address(&state, "c", "front"), None);
     assert!(state.problems.iter().any(|problem| problem.reason.contains("leased to container a")));
     // Once "a" is gone, it may have it.
     desired.containers.remove("a");
     let state = resolve(&desired, &mut leases, &facts());
-    assert_eq!(address(&state, "c", "front"), Some(Ipv4Addr::new(10, 10, 0, 3)));
+    assert_eq!(address(&state, "c", "front"), Some(IpAddr::from(Ipv4Addr::new(10, 10, 0, 3))));
 }
 
 #[test]
@@ -164,7 +172,7 @@ fn subnets_avoid_routes_and_one_another() -> TestResult {
     let mut leases = Leases::new(1);
     let desired = declared(&[("a", None), ("b", None), ("c", Some("172.18.3.0/24"))], &[]);
     let state = resolve(&desired, &mut leases, &with);
-    let subnets: Vec<String> = state.networks.values().map(|network| network.subnet.to_string()).collect();
+    let subnets: Vec<String> = state.networks.values().map(|network| range(network).to_string()).collect();
     assert_eq!(subnets, ["172.19.0.0/16", "172.20.0.0/16", "172.18.3.0/24"]);
     with.host_routes.clear();
     assert_eq!(resolve(&desired, &mut leases, &with), state, "a chosen subnet stays");
@@ -175,7 +183,7 @@ fn subnets_avoid_routes_and_one_another() -> TestResult {
 fn a_newcomer_is_refused_the_subnet_that_a_network_runs_with() {
     let mut leases = Leases::new(1);
     let before = resolve(&declared(&[("mid", None)], &[("web", &["mid"])]), &mut leases, &facts());
-    let chosen = before.networks["mid"].subnet;
+    let chosen = range(&before.networks["mid"]);
     // One that is read before it and one that is read after it.
     for newcomer in ["early", "zone"] {
         let subnet = chosen.to_string();
@@ -194,7 +202,7 @@ fn a_newcomer_is_refused_the_subnet_that_a_network_runs_with() {
     let back = [("early", Some(subnet.as_str())), ("mid", None)];
     let state = resolve(&declared(&back, &[]), &mut leases, &facts());
     assert_eq!(state.problems, []);
-    assert_eq!(state.networks["early"].subnet, chosen);
+    assert_eq!(range(&state.networks["early"]), chosen);
 }
 
 #[test]
@@ -214,7 +222,7 @@ fn overlay_members_have_dockers_macs_and_avoid_remote_addresses() -> TestResult 
     });
     let state = resolve(&desired, &mut Leases::new(1), &facts());
     let web = state.endpoints.values().next().ok_or("no endpoint")?;
-    assert_eq!(web.address.ip(), Ipv4Addr::new(10, 20, 0, 3));
+    assert_eq!(web.addresses.v4, Some("10.20.0.3/24".parse()?));
     assert_eq!(web.mac.to_string(), "02:42:0a:14:00:03");
     assert_eq!(state.peers.len(), 1);
     assert_eq!(state.remotes.len(), 1);
@@ -311,32 +319,106 @@ fn the_second_holder_of_a_port_is_refused() {
     );
 }
 
+#[test]
+fn both_families_are_leased_and_kept() -> TestResult {
+    let mut desired = declared(&[("front", None)], &[("a", &["front"]), ("b", &["front"])]);
+    if let Some(front) = desired.networks.get_mut("front") {
+        front.enable_ipv6 = true;
+    }
+    if let Some(a) = desired.containers.get_mut("a") {
+        a.publications = vec![publication(HostPorts::Exactly(PortRange::single(8080)), 80)];
+    }
+    let mut leases = Leases::new(1);
+    let state = resolve(&desired, &mut leases, &facts());
+    assert_eq!(state.problems, []);
+    let subnet = state.networks["front"].subnets.v6.ok_or("no IPv6 subnet")?;
+    assert_eq!((subnet.range.prefix(), subnet.range.contains(subnet.gateway)), (64, true));
+    let hosts: Vec<u16> = state
+        .endpoints
+        .values()
+        .filter_map(|endpoint| match endpoint.addresses.v6?.ip() {
+            IpAddr::V6(address) => Some(address.segments()[7]),
+            IpAddr::V4(_) => None,
+        })
+        .collect();
+    assert_eq!(hosts, [2, 3]);
+    let sides: Vec<String> = state.publications.iter().map(|found| found.host_side()).collect();
+    assert_eq!(sides, ["0.0.0.0:8080/tcp", "[::]:8080/tcp"]);
+    let kept: Leases = serde_json::from_str(&serde_json::to_string(&leases)?)?;
+    assert_eq!(resolve(&desired, &mut kept.clone(), &facts()), state);
+    // Without IPv4 the IPv6 part stays what it is.
+    if let Some(front) = desired.networks.get_mut("front") {
+        front.enable_ipv4 = false;
+    }
+    let without = resolve(&desired, &mut leases, &facts());
+    assert_eq!(without.networks["front"].subnets, PerFamily { v4: None, v6: Some(subnet) });
+    for (id, endpoint) in &without.endpoints {
+        assert_eq!(endpoint.addresses, PerFamily { v4: None, ..state.endpoints[id].addresses });
+    }
+    assert_eq!(
+        without.publications.iter().map(|found| found.host_side()).collect::<Vec<_>>(),
+        ["[::]:8080/tcp"]
+    );
+    Ok(())
+}
+
+#[test]
+fn leases_of_an_earlier_version_are_read() -> TestResult {
+    let text = r#"{"address":"10.10.0.2","mac":"02:00:00:00:00:01","epoch":1,"namespace_cookie":null,"interface":0}"#;
+    let lease: EndpointLease = serde_json::from_str(text)?;
+    assert_eq!(lease.addresses(), PerFamily { v4: Some("10.10.0.2".parse()?), v6: None });
+    Ok(())
+}
+
+#[test]
+fn a_port_for_a_family_that_the_container_has_not_is_refused() -> TestResult {
+    let mut desired = declared(&[("front", None)], &[("a", &["front"])]);
+    if let Some(a) = desired.containers.get_mut("a") {
+        let mut wanted = publication(HostPorts::Exactly(PortRange::single(8080)), 80);
+        wanted.host_address = Some("::".parse()?);
+        a.publications = vec![wanted];
+    }
+    let state = resolve(&desired, &mut Leases::new(1), &facts());
+    assert!(state.publications.is_empty());
+    assert!(
+        state.problems.iter().any(|problem| problem.reason.contains("no IPv6 address")),
+        "{:?}",
+        state.problems
+    );
+    Ok(())
+}
+
 proptest! {
     /// Whatever comes and goes: no two members of a network share an address, MAC or epoch, and who stays keeps
     /// what he has.
     #[test]
     fn choices_are_unique_and_stable(rounds in prop::collection::vec(prop::collection::btree_set(0_u8..12, 0..12), 1..12)) {
         let mut leases = Leases::new(42);
-        let mut before: HashMap<EndpointId, (Ipv4Network, u32)> = HashMap::new();
+        let mut before: HashMap<EndpointId, (PerFamily<IpNetwork>, u32)> = HashMap::new();
         for members in rounds {
             let names: Vec<String> = members.iter().map(|number| format!("c{number}")).collect();
             let containers: Vec<(&str, &[&str])> =
                 names.iter().map(|name| (name.as_str(), &["x", "y"] as &[&str])).collect();
-            let state = resolve(&declared(&[("x", Some("10.0.0.0/28")), ("y", None)], &containers), &mut leases, &facts());
+            let mut desired = declared(&[("x", Some("10.0.0.0/28")), ("y", None)], &containers);
+            desired.networks.get_mut("y").into_iter().for_each(|y| y.enable_ipv6 = true);
+            let state = resolve(&desired, &mut leases, &facts());
             prop_assert!(state.problems.is_empty(), "{:?}", state.problems);
             let mut addresses = HashSet::new();
             let mut epochs = HashSet::new();
             let mut now = HashMap::new();
             for (id, endpoint) in &state.endpoints {
                 let network = &state.networks[&id.network];
-                prop_assert!(addresses.insert(endpoint.address));
+                prop_assert!(endpoint.addresses.iter().all(|address| addresses.insert(*address)));
                 prop_assert!(epochs.insert(endpoint.epoch));
-                prop_assert!(network.subnet.contains(endpoint.address.ip()));
-                prop_assert_ne!(endpoint.address.ip(), network.gateway);
-                if let Some(old) = before.get(id) {
-                    prop_assert_eq!(old, &(endpoint.address, endpoint.epoch));
+                for (address, subnet) in endpoint.addresses.iter().zip(network.subnets.iter()) {
+                    prop_assert!(subnet.range.contains(address.ip()));
+                    prop_assert_ne!(address.ip(), subnet.gateway);
                 }
-                now.insert(id.clone(), (endpoint.address, endpoint.epoch));
+                prop_assert_eq!(endpoint.addresses.v6.is_some(), id.network == "y");
+                if let Some(old) = before.get(id) {
+                    prop_assert_eq!(old, &(endpoint.addresses, endpoint.epoch));
+                }
+                now.insert(id.clone(), (endpoint.addresses, endpoint.epoch));
             }
             before = now;
         }

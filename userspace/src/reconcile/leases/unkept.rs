@@ -6,9 +6,12 @@
 use std::collections::HashSet;
 
 use super::Leases;
-use crate::reconcile::{
-    problem::Problem,
-    resolved::{EndpointId, ResolvedPublication, ResolvedState},
+use crate::{
+    model::Family,
+    reconcile::{
+        problem::Problem,
+        resolved::{EndpointId, ResolvedPublication, ResolvedState},
+    },
 };
 
 /// Takes out of a state what rests on choices of `leases` that are not in `kept`, each with its problem. What `earlier`
@@ -24,10 +27,14 @@ pub fn withhold(
         problems.push(Problem::new(object, "it needs a new lease, and waits until leases can be kept again"));
     };
     state.networks.retain(|name, network| {
-        let subnet = |leases: &Leases| leases.networks.get(name).and_then(|lease| lease.subnet);
         let is_kept = kept.networks.get(name).is_some_and(|lease| lease.number == network.number)
-            // One that the user wrote needs no lease.
-            && (subnet(leases) != Some(network.subnet) || subnet(kept) == Some(network.subnet));
+            && network.subnets.iter().all(|subnet| {
+                let family = Family::of(subnet.gateway);
+                let leased =
+                    |leases: &Leases| leases.networks.get(name).and_then(|lease| lease.subnet_of(family));
+                // One that the user wrote needs no lease.
+                leased(leases) != Some(subnet.range) || leased(kept) == Some(subnet.range)
+            });
         if !is_kept {
             waits(format!("network {name}"));
         }
@@ -45,7 +52,7 @@ pub fn withhold(
 
     let lease = |leases: &Leases, id: &EndpointId| {
         let lease = leases.endpoints.get(&id.container)?.get(&id.network)?;
-        Some((lease.address, lease.mac, lease.epoch, lease.namespace_cookie))
+        Some((lease.addresses(), lease.mac, lease.epoch, lease.namespace_cookie))
     };
     let mut others = Vec::new();
     state.endpoints.retain(|id, _| {
@@ -57,8 +64,9 @@ pub fn withhold(
         }
         waits(format!("container {} in network {}", id.container, id.network));
         let before = earlier.endpoints.get(id).filter(|before| {
-            lease(kept, id)
-                .is_some_and(|(address, _, epoch, _)| (address, epoch) == (before.address.ip(), before.epoch))
+            lease(kept, id).is_some_and(|(addresses, _, epoch, _)| {
+                (addresses, epoch) == (before.addresses.map(|address| address.ip()), before.epoch)
+            })
         });
         others.extend(before.map(|before| (id.clone(), before.clone())));
         false
@@ -80,7 +88,9 @@ pub fn withhold(
             waits(format!("port {} of container {}", publication.host_side(), publication.container));
         }
         let reachable = |publication: &ResolvedPublication| {
-            endpoints.get(&publication.endpoint).is_some_and(|to| to.address.ip() == publication.address)
+            endpoints
+                .get(&publication.endpoint)
+                .is_some_and(|to| to.addresses.iter().any(|address| address.ip() == publication.address))
         };
         !chosen && reachable(publication)
     });

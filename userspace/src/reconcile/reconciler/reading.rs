@@ -2,12 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use super::{Error, Reconciler};
 use crate::{
-    model::{DesiredState, Protocol},
+    model::{DesiredState, Family, Protocol},
     netdev::{Link, PortRanges},
     reconcile::{
         facts::{DeviceFact, KernelFacts, UplinkFact},
@@ -80,7 +80,7 @@ impl Reconciler {
         &self,
         state: &ResolvedState,
         uplinks: &[UplinkFact],
-        vtep: Option<Ipv4Addr>,
+        vtep: Option<IpAddr>,
         kernel: &Kernel,
         peer_uplinks: BTreeMap<IpAddr, u32>,
     ) -> KernelFacts {
@@ -101,6 +101,8 @@ impl Reconciler {
             .addresses
             .iter()
             .filter(|address| !address.address.ip().is_loopback() && !address.tentative)
+            // A link-local address means something on one link only, and nothing is forwarded from it or to it.
+            .filter(|address| address.global || address.address.is_ipv4())
             .map(|address| (address.address.ip(), address.ifindex))
             .collect();
         KernelFacts {
@@ -113,6 +115,7 @@ impl Reconciler {
             waiting_room: self.waiting_room.entrance(),
             vtep,
             forwarding: kernel.forwarding,
+            forwarding_v6: kernel.forwarding_v6,
             bound: self.bound.clone(),
             reserved: kernel.reserved.difference(&sysctls::added(&self.leases)),
             ephemeral: kernel.ephemeral,
@@ -125,9 +128,8 @@ pub(super) fn device_fact(link: &Link) -> Option<DeviceFact> {
     Some(DeviceFact { ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address? })
 }
 
-pub(super) fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<Ipv4Addr> {
-    match state.host.vtep {
-        Some(IpAddr::V4(vtep)) => Some(vtep),
-        _ => uplinks.iter().find_map(|uplink| uplink.address),
-    }
+/// The families that the networks have, IPv4 first.
+pub(super) fn families(state: &ResolvedState) -> [bool; 2] {
+    let has = |family| state.networks.values().any(|network| network.subnets.of(family).is_some());
+    Family::BOTH.map(has)
 }

@@ -5,8 +5,8 @@ use std::{collections::HashMap, hash::Hash};
 use dataplane_common::abi::{Device, Endpoint, EndpointKey, Publication, PublicationKey};
 
 use super::{
-    KernelFacts, PortRanges, Prefix, Protocol, ResolvedState, Tables, container_device, container_endpoint,
-    endpoint_key, has_overlays, publication_entries, published, reserved,
+    KernelFacts, PortRanges, Prefix, Protocol, ResolvedState, Tables, container_device, container_endpoints,
+    endpoint_keys, has_overlays, publication_entries, published, reserved,
 };
 use crate::reconcile::{leases::difference::Patched, resolved::ResolvedPublication};
 
@@ -50,8 +50,8 @@ impl Difference {
             ),
             endpoints: changed(
                 &written.endpoints,
-                patched.endpoints_before.values().map(endpoint_key),
-                ids().filter_map(|id| container_endpoint(id, state, facts)),
+                patched.endpoints_before.values().flat_map(endpoint_keys),
+                ids().flat_map(|id| container_endpoints(id, state, facts)),
             ),
             published: changed(&written.published, before.into_keys(), publication_entries(of_touched)),
             ports: (patched.publications != patched.publications_before).then(|| {

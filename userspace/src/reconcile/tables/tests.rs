@@ -6,7 +6,7 @@ use crate::{
     netdev::{BoundPorts, NamespaceIdentity, NamespaceRef},
     reconcile::{
         facts::{DeviceFact, UplinkFact},
-        resolved::{EndpointId, FoundNamespace, ResolvedPeer, ResolvedRemote},
+        resolved::{EndpointId, FoundNamespace, ResolvedPeer, ResolvedRemote, ResolvedSubnet},
     },
 };
 
@@ -26,12 +26,15 @@ fn state() -> Result<ResolvedState, Box<dyn std::error::Error>> {
     let network = ResolvedNetwork {
         number: 7,
         driver: Driver::Overlay { vni: 4097 },
-        subnet: "10.20.0.0/24".parse()?,
-        gateway: "10.20.0.1".parse()?,
+        subnets: PerFamily {
+            v4: Some(ResolvedSubnet { range: "10.20.0.0/24".parse()?, gateway: "10.20.0.1".parse()? }),
+            v6: Some(ResolvedSubnet { range: "fd00:20::/64".parse()?, gateway: "fd00:20::1".parse()? }),
+        },
         internal: false,
         inter_container: true,
         masquerade: true,
         filtering: Default::default(),
+        routed: Default::default(),
         mtu: None,
         bridge: "br-mesh".into(),
         vxlan: Some("vx-mesh".into()),
@@ -44,7 +47,7 @@ fn state() -> Result<ResolvedState, Box<dyn std::error::Error>> {
             identity: NamespaceIdentity { device: 4, inode: 5 },
             cookie: 6,
         }),
-        address: "10.20.0.10/24".parse()?,
+        addresses: PerFamily { v4: Some("10.20.0.10/24".parse()?), v6: Some("fd00:20::10/64".parse()?) },
         mac: mac_of(10),
         epoch: 3,
         interface: "eth0".into(),
@@ -74,7 +77,7 @@ fn facts() -> Result<KernelFacts, Box<dyn std::error::Error>> {
             ifindex: 2,
             mtu: 1500,
             mac: Some(mac_of(2)),
-            address: Some("192.0.2.1".parse()?),
+            addresses: PerFamily { v4: Some("192.0.2.1".parse()?), v6: Some("2001:db8::1".parse()?) },
         }],
         bridges: [("mesh".to_owned(), device(11, 11))].into(),
         vxlans: [("mesh".to_owned(), device(12, 12))].into(),
@@ -83,6 +86,7 @@ fn facts() -> Result<KernelFacts, Box<dyn std::error::Error>> {
         peer_uplinks: [("192.0.2.2".parse()?, 2)].into(),
         vtep: Some("192.0.2.1".parse()?),
         forwarding: true,
+        forwarding_v6: true,
         bound: BoundPorts { tcp: "22".parse()?, udp: "68".parse()? },
         reserved: "9000-9001".parse()?,
         ..KernelFacts::default()
@@ -100,7 +104,7 @@ fn publication(
         network_number: 7,
         address: "10.20.0.10".parse()?,
         protocol,
-        host_address: None,
+        host_address: "0.0.0.0".parse()?,
         host_ports: PortRange { first, last },
         container_ports: PortRange { first: 80, last: 80 + (last - first) },
     })
@@ -124,9 +128,13 @@ fn every_device_has_its_role() -> TestResult {
     let container = &tables.devices[&13];
     assert_eq!(container.address, address("10.20.0.10")?);
     assert_eq!(container.gateway, address("10.20.0.1")?);
+    assert_eq!(container.address_v6, address("fd00:20::10")?);
+    assert_eq!((container.gateway_v6, container.prefix_length_v6), (address("fd00:20::1")?, 64));
+    assert_eq!(tables.devices[&2].address_v6, address("2001:db8::1")?);
     assert_eq!((container.epoch, container.network, container.prefix_length), (3, 7, 24));
     assert_eq!((container.vni, container.mtu, container.mac.octets), (4097, 1450, mac_of(10).0));
     let all = flags::INTER_CONTAINER | flags::MASQUERADE | flags::FORWARDING | flags::PUBLISHED;
+    let all = all | flags::FORWARDING_V6;
     assert_eq!(container.flags, all | flags::OVERLAY | flags::GATEWAY);
     assert_eq!((tables.devices[&2].vxlan_port, tables.devices[&2].address), (4789, address("192.0.2.1")?));
     Ok(())
@@ -139,6 +147,8 @@ fn an_endpoint_is_there_only_with_its_device() -> TestResult {
     let endpoint = &tables.endpoints[&key];
     assert_eq!((endpoint.ifindex, endpoint.epoch), (13, 3));
     assert_eq!((endpoint.mac.octets, endpoint.gateway_mac.octets), (mac_of(10).0, mac_of(11).0));
+    let v6 = EndpointKey { network: 7, address: address("fd00:20::10")? };
+    assert_eq!(tables.endpoints.get(&v6), Some(endpoint));
     let mut without = facts()?;
     without.veths.clear();
     assert!(build(&state()?, &[], &without).endpoints.is_empty());
@@ -179,6 +189,9 @@ fn a_subnet_is_a_prefix_of_the_mapped_address() -> TestResult {
     let tables = build(&state()?, &[], &facts()?);
     let key = Prefix::new(96 + 24, SubnetKey { address: address("10.20.0.0")? });
     assert_eq!(tables.subnets.get(&key).map(|subnet| subnet.network), Some(7));
+    let key = Prefix::new(64, SubnetKey { address: address("fd00:20::")? });
+    assert_eq!(tables.subnets.get(&key).map(|subnet| subnet.network), Some(7));
+    assert_eq!(tables.subnets.len(), 2);
     Ok(())
 }
 

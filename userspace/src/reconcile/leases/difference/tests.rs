@@ -1,6 +1,9 @@
 //! A difference is what a whole resolution would be.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::Ipv4Addr,
+    time::{Duration, SystemTime},
+};
 
 use proptest::prelude::*;
 
@@ -126,11 +129,15 @@ fn network(number: usize) -> Network {
     };
     Network {
         driver: if number == 2 { Driver::Overlay { vni: 7 } } else { Driver::Bridge },
+        enable_ipv4: true,
+        // With a leased subnet.
+        enable_ipv6: number != 0,
         subnets: vec![subnet],
         internal: number == 0,
         inter_container: true,
         masquerade: true,
         filtering: Default::default(),
+        routed: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,

@@ -1,0 +1,168 @@
+//! Routed networks: the world knows containers by their own addresses; nothing is translated.
+
+use std::time::Duration;
+
+use dataplane_common::abi::{DropReason, Path, Publication, PublicationKey, Subnet, SubnetKey, flags, map};
+use etherparse::{Icmpv6Type, icmpv6::DestUnreachableCode};
+
+use super::{
+    arrives, became,
+    frame::Frame,
+    sends,
+    topology::{A, B, C, Member, REMOTE, REMOTE_2, key, with_host},
+};
+use crate::{
+    Result, frames,
+    host::{Host, TCP, UDP, address},
+    topology,
+};
+
+/// Makes A's network routed, in both families.
+fn route(host: &mut Host, on: bool) -> Result {
+    let both = flags::ROUTED | flags::ROUTED_V6;
+    let (clear, set) = if on { (0, both) } else { (both, 0) };
+    for member in [&A, &B] {
+        let container = member.container;
+        host.change_flags(container.device, clear, set)?;
+        for address in [address(container.address), key(member.address)] {
+            let entry = dataplane_common::abi::EndpointKey { network: container.network.number, address };
+            let mut endpoints = host.programs.hash::<_, dataplane_common::abi::Endpoint>(map::ENDPOINTS)?;
+            let mut endpoint = endpoints.get(&entry, 0)?;
+            endpoint.flags = endpoint.flags & !clear | set;
+            endpoints.insert(entry, endpoint, 0)?;
+        }
+    }
+    let network = A.container.network;
+    let value = Subnet { network: network.number, flags: network.flags & !clear | set };
+    let mut subnets = host.programs.trie(map::SUBNETS)?;
+    let v4 = SubnetKey { address: address("10.10.0.0".parse()?) };
+    subnets.insert(&aya::maps::lpm_trie::Key::new(96 + 24, v4), value, 0)?;
+    let v6 = SubnetKey { address: key("fd00:1::".parse()?) };
+    Ok(subnets.insert(&aya::maps::lpm_trie::Key::new(64, v6), value, 0)?)
+}
+
+/// Publishes a container's own port.
+fn publish(host: &mut Host, protocol: u8, member: &Member, port: u16) -> Result {
+    for address in [address(member.container.address), key(member.address)] {
+        let value = Publication {
+            address,
+            network: member.container.network.number,
+            first_host_port: port,
+            first_container_port: port,
+            publication: 0,
+        };
+        let entry = PublicationKey::new(protocol, &address, port);
+        let entry = aya::maps::lpm_trie::Key::new(PublicationKey::BITS, entry);
+        host.programs.trie(map::PUBLISHED)?.insert(&entry, value, 0)?;
+    }
+    host.change_flags(member.container.device, 0, flags::PUBLISHED)
+}
+
+#[test]
+fn out_with_its_own_address_and_only_answers_back() -> Result {
+    with_host(|host| {
+        route(host, true)?;
+        let (a, remote) = ((A.address, 40_000), (REMOTE, 443));
+        for (out, back) in [
+            (Frame::syn(a, remote), Frame::syn_ack(remote, a)),
+            (Frame::udp(a, remote), Frame::udp(remote, a).payload(b"odd")),
+            (Frame::echo_request(a.0, REMOTE, 7), Frame::echo_reply(REMOTE, a.0, 7)),
+        ] {
+            let out = out.sent_by(&A);
+            let arriving = back.by_router();
+            arrives(host, &arriving)?.dropped(DropReason::DirectRouting);
+            became(sends(host, &A, &out)?, Path::RoutedOut, &out.clone().hop());
+            became(sends(host, &A, &out)?, Path::RoutedOut, &out.clone().hop());
+            became(arrives(host, &arriving)?, Path::RoutedIn, &arriving.clone().routed_to(&A).hop());
+        }
+        arrives(host, &Frame::udp((REMOTE_2, 443), a).by_router())?.dropped(DropReason::DirectRouting);
+        arrives(host, &Frame::udp((REMOTE, 444), a).by_router())?.dropped(DropReason::DirectRouting);
+        // A later fragment finds its first; an error finds its flow.
+        let first = Frame::udp(remote, a).payload(&[3; 792]).fragment(0, true, 9).by_router();
+        arrives(host, &first)?.took(Path::RoutedIn);
+        let later =
+            Frame::raw(etherparse::IpNumber::UDP, REMOTE, A.address).fragment(100, false, 9).by_router();
+        became(arrives(host, &later)?, Path::RoutedIn, &later.clone().routed_to(&A).hop());
+        let unreachable = Icmpv6Type::DestinationUnreachable(DestUnreachableCode::Port);
+        let error =
+            Frame::icmp(unreachable, REMOTE_2, A.address).payload(&Frame::udp(a, remote).bytes()[14..]);
+        let error = error.by_router();
+        became(arrives(host, &error)?, Path::IcmpError, &error.clone().routed_to(&A).hop());
+        assert!(host.mappings()?.is_empty(), "no external port is taken");
+
+        // By IPv4 the same.
+        let out =
+            frames::Frame::udp((A.container.address, 40_000), (topology::REMOTE, 443)).sent_by(A.container);
+        host.container_sends(A.container, &out)?.redirected(Path::RoutedOut, &out.clone().hop());
+        let back = frames::Frame::udp((topology::REMOTE, 443), (A.container.address, 40_000)).by_router();
+        host.world_sends(&back)?.redirected(Path::RoutedIn, &back.clone().routed_to(A.container).hop());
+        // What leaves so is not stopped by the safety net.
+        host.leave(&out.bytes())?.ignored();
+        host.leave(&Frame::udp(a, remote).bytes())?.ignored();
+        host.leave(&Frame::udp((C.address, 1), remote).bytes())?.dropped(DropReason::UntranslatedSource);
+        Ok(())
+    })
+}
+
+#[test]
+fn published_ports_are_the_containers_own() -> Result {
+    with_host(|host| {
+        route(host, true)?;
+        for (protocol, frame) in [(TCP, Frame::syn as fn(_, _) -> Frame), (UDP, Frame::udp)] {
+            publish(host, protocol, &A, 80)?;
+            let (client, server) = ((REMOTE, 40_000), (A.address, 80));
+            let request = frame(client, server).by_router();
+            became(arrives(host, &request)?, Path::PortmapIn, &request.clone().routed_to(&A).hop());
+            let answer = frame(server, client).sent_by(&A);
+            became(sends(host, &A, &answer)?, Path::PortmapOut, &answer.clone().hop());
+            arrives(host, &frame(client, (A.address, 81)).by_router())?.dropped(DropReason::DirectRouting);
+            arrives(host, &frame(client, (B.address, 80)).by_router())?.dropped(DropReason::DirectRouting);
+            arrives(host, &frame((C.address, 1), server).by_router())?.dropped(DropReason::SpoofedAddress);
+
+            // From another network of this host.
+            let client = (C.address, 40_000);
+            let request = frame(client, server).sent_by(&C);
+            became(sends(host, &C, &request)?, Path::HairpinIn, &request.clone().routed_to(&A).hop());
+            became(sends(host, &C, &request)?, Path::HairpinIn, &request.clone().routed_to(&A).hop());
+            let answer = frame(server, client).sent_by(&A);
+            became(sends(host, &A, &answer)?, Path::HairpinOut, &answer.clone().routed_to(&C).hop());
+            sends(host, &C, &frame(client, (A.address, 81)).sent_by(&C))?.dropped(DropReason::Isolated);
+        }
+        sends(host, &C, &Frame::echo_request(C.address, A.address, 1).sent_by(&C))?
+            .dropped(DropReason::Isolated);
+        // The port of the host is its own.
+        arrives(host, &Frame::syn((REMOTE, 1), (super::topology::HOST, 80)).by_router())?
+            .passed(Path::NotOurs);
+        Ok(())
+    })
+}
+
+/// When the network is no longer routed its flows end, and so they do with the publication.
+#[test]
+fn flows_end_with_what_allows_them() -> Result {
+    with_host(|host| {
+        route(host, true)?;
+        publish(host, UDP, &A, 80)?;
+        let out = Frame::udp((A.address, 40_000), (REMOTE, 443)).sent_by(&A);
+        let request = Frame::udp((REMOTE, 1), (A.address, 80)).by_router();
+        for damage in [0, 1] {
+            sends(host, &A, &out)?.took(Path::RoutedOut);
+            arrives(host, &request)?.took(Path::PortmapIn);
+            assert_eq!(host.expire()?, 0);
+            if damage == 0 {
+                route(host, false)?;
+                assert_eq!(host.expire()?, 2);
+                route(host, true)?;
+            } else {
+                let entry = PublicationKey::new(UDP, &key(A.address), 80);
+                let entry = aya::maps::lpm_trie::Key::new(PublicationKey::BITS, entry);
+                host.programs.trie::<_, Publication>(map::PUBLISHED)?.remove(&entry)?;
+                assert_eq!(host.expire()?, 1);
+                host.age_flows(Duration::from_secs(301))?;
+                assert_eq!(host.expire()?, 1);
+            }
+            assert!(host.is_empty()?);
+        }
+        Ok(())
+    })
+}
