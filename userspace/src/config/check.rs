@@ -12,10 +12,7 @@ use super::{
     ports::PortSpec,
     services::{ServiceDraft, Shared},
 };
-use crate::model::{ContainerNamespace, Driver, Protocol};
-
-/// The port of VXLAN (RFC 7348 section 5).
-const VXLAN_PORT: u16 = 4789;
+use crate::model::{ContainerNamespace, Driver, Protocol, VXLAN_PORT};
 
 /// Checks everything against everything and notes what clashes.
 pub(super) fn check(
@@ -142,11 +139,7 @@ fn members(services: &BTreeMap<String, ServiceDraft>, host: &HostDraft, report: 
 fn namespaces(services: &BTreeMap<String, ServiceDraft>, report: &mut Report) {
     let own = services.values().filter_map(|draft| {
         let namespace = &draft.container.namespace;
-        matches!(
-            namespace,
-            ContainerNamespace::Named(_) | ContainerNamespace::Pid(_) | ContainerNamespace::Docker(_)
-        )
-        .then_some((namespace, draft.location_at))
+        namespace.is_own().then_some((namespace, draft.location_at))
     });
     one_holder(own.collect(), report, |_, place| {
         format!(
@@ -237,7 +230,7 @@ fn published(
     for (service, draft) in services {
         for port in &draft.ports {
             let spec = port.value;
-            let address = spec.host_address.or(draft.binding).filter(|address| !address.is_unspecified());
+            let address = draft.host_address(&spec);
             let Some(host_ports) = spec.host_ports else {
                 let each = spec.container_ports.first..=spec.container_ports.last;
                 chosen
@@ -245,7 +238,7 @@ fn published(
                 continue;
             };
             // A range that offers a choice gives way to fixed ports, so it claims none of them.
-            if host_ports.count() != spec.container_ports.count() {
+            if !spec.is_fixed() {
                 continue;
             }
             let tunnel = overlays && spec.protocol == Protocol::Udp;

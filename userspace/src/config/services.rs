@@ -38,6 +38,13 @@ pub(super) struct ServiceDraft {
     pub links: Vec<Located<String>>,
 }
 
+impl ServiceDraft {
+    /// The host address that a port of this service is published on; `None`: all of them.
+    pub(super) fn host_address(&self, port: &PortSpec) -> Option<Ipv4Addr> {
+        port.host_address.or(self.binding).filter(|address| !address.is_unspecified())
+    }
+}
+
 /// Whose network stack is shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shared {

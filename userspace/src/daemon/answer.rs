@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::owner::{Owner, located};
 use crate::{
-    config::Loaded,
+    config::{Known, Loaded},
     control::protocol::{Reply, Request},
     dataplane, observe,
     observe::{ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView},
@@ -15,11 +15,13 @@ use crate::{
     reconcile::{changes, sysctls},
 };
 
-fn load(files: &[PathBuf], texts: Option<Vec<String>>) -> Result<Loaded, Vec<FileError>> {
-    match texts {
+fn load(files: &[PathBuf], texts: Option<Vec<String>>) -> Result<(Known, Loaded), Vec<FileError>> {
+    let mut known = Known::default();
+    let loaded = match texts {
         Some(texts) => once::parse_checked(&files.iter().cloned().zip(texts).collect::<Vec<_>>()),
-        None => file::load_checked(files),
-    }
+        None => file::load_checked(files, &mut known),
+    };
+    Ok((known, loaded?))
 }
 
 impl Owner {
@@ -49,7 +51,7 @@ impl Owner {
     }
 
     async fn plan(&mut self, files: &[PathBuf], texts: Option<Vec<String>>) -> Reply {
-        let loaded = match load(files, texts) {
+        let (_, loaded) = match load(files, texts) {
             Ok(loaded) => loaded,
             Err(errors) => return Reply::BadInput(errors),
         };

@@ -1,6 +1,7 @@
 //! The owner of all state: what is desired, and the reconciler that makes it so.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -9,7 +10,7 @@ use crate::{
     config::{Known, Loaded},
     dataplane,
     netdev::Change,
-    providers::file::{self, FileError, Stamp},
+    providers::file::{self, FileError, Heard},
     reconcile::{
         self, Applied, Depth, Reconciler, containers::Looked, problem::Problem, resolved::ResolvedState,
     },
@@ -22,8 +23,7 @@ pub struct Owner {
     pub(super) files: Vec<PathBuf>,
     /// Whether the files can be read again.
     pub(super) watched: bool,
-    /// Of the files as last read; unknown until they are read here.
-    stamp: Option<Stamp>,
+    /// The files as last read; nothing of those that were not read here.
     known: Known,
     pub(super) desired: Loaded,
     /// What is wrong with the files now; the state is then the last good one.
@@ -59,7 +59,6 @@ impl Owner {
             reconciler,
             files,
             watched: true,
-            stamp: None,
             known,
             desired,
             errors: Vec::new(),
@@ -72,16 +71,22 @@ impl Owner {
 
     /// The first round, whose failure ends the daemon.
     pub async fn first_round(&mut self) -> Result<(), reconcile::Error> {
-        self.reconciler.round(&self.desired.state, Depth::Full).await?;
+        self.reconciler.round(&self.desired.state, None, Depth::Full).await?;
         self.log_problems(&[]);
         Ok(())
     }
 
-    /// A round; what fails is kept for `status` and tried again.
+    /// A round while the files say what they said before.
     pub async fn round(&mut self, depth: Depth) {
+        self.round_of(depth, Some(&BTreeSet::new())).await;
+    }
+
+    /// A round, after which the files say something else of these containers; `None`: perhaps of everything. What fails is
+    /// kept for `status` and tried again.
+    async fn round_of(&mut self, depth: Depth, declared: Option<&BTreeSet<String>>) {
         let before = self.reconciler.applied().problems.clone();
         let start = Instant::now();
-        match self.reconciler.round(&self.desired.state, depth).await {
+        match self.reconciler.round(&self.desired.state, declared, depth).await {
             Ok(()) => self.failure = None,
             Err(error) => {
                 let text = error.to_string();
@@ -115,22 +120,39 @@ impl Owner {
         }
     }
 
+    /// Reads again the files that something was heard of.
+    pub async fn reload_some(&mut self, heard: Heard) {
+        let start = Instant::now();
+        let Heard::Files(files) = heard else { return self.reload().await };
+        if !self.watched {
+            return;
+        }
+        let Some(touched) = file::update(&self.files, &files, &mut self.known, &mut self.desired) else {
+            return self.reload().await;
+        };
+        tracing::debug!(elapsed = ?start.elapsed(), files = files.len(), "files read");
+        if !touched.is_empty() {
+            tracing::info!("the files have changed");
+            self.round_of(Depth::Changes, Some(&touched)).await;
+            self.last_apply = Some(start.elapsed());
+        }
+    }
+
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
         if !self.watched {
             return;
         }
         let start = Instant::now();
-        let (stamp, loaded) = file::load_stamped(&self.files, &mut self.known);
-        self.stamp = Some(stamp);
-        tracing::debug!(elapsed = ?start.elapsed(), "files read");
+        let loaded = file::load(&self.files, &mut self.known);
+        tracing::debug!(elapsed = ?start.elapsed(), "all files read");
         match loaded {
             Ok(loaded) => {
                 self.errors.clear();
                 if loaded != self.desired {
                     tracing::info!("the files have changed");
                     self.desired = loaded;
-                    self.round(Depth::Changes).await;
+                    self.round_of(Depth::Changes, None).await;
                     self.last_apply = Some(start.elapsed());
                 }
             }
@@ -145,21 +167,24 @@ impl Owner {
 
     /// Reads the files again if they are others than those last read: not every change makes an event.
     pub async fn reload_if_changed(&mut self) {
-        if self.watched && self.stamp.as_ref() != Some(&Stamp::of(&self.files)) {
+        if self.watched && !file::is_current(&self.files, &self.known) {
             self.reload().await;
         }
     }
 
     /// Takes other files as the state.
-    pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, watched: bool, loaded: Loaded) {
+    pub(super) async fn adopt(
+        &mut self,
+        files: Vec<PathBuf>,
+        watched: bool,
+        (known, loaded): (Known, Loaded),
+    ) {
         self.files = files;
         self.watched = watched;
-        // They were read before, it is not known when.
-        self.stamp = None;
-        self.known = Known::default();
+        self.known = known;
         self.desired = loaded;
         self.errors.clear();
-        self.round(Depth::Changes).await;
+        self.round_of(Depth::Changes, None).await;
     }
 
     /// The files that declare the state and are to be watched.

@@ -4,5 +4,5 @@ mod state;
 
 pub use state::{
     Attachment, Container, ContainerNamespace, DesiredState, Driver, HostPorts, HostSettings, MacAddress,
-    Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts,
+    Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts, VXLAN_PORT,
 };

@@ -1,7 +1,7 @@
 //! One round of reconciliation.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::Read,
     net::IpAddr,
     path::Path,
@@ -218,8 +218,14 @@ impl Reconciler {
         Ok(state)
     }
 
-    /// Makes the kernel what `desired` asks, as far as it can; what it cannot is in [`Self::applied`].
-    pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
+    /// Makes the kernel what `desired` asks, as far as it can; what it cannot is in [`Self::applied`]. `declared` are
+    /// the containers that it may declare otherwise than in the round before, where nothing else is different.
+    pub async fn round(
+        &mut self,
+        desired: &DesiredState,
+        declared: Option<&BTreeSet<String>>,
+        depth: Depth,
+    ) -> Result<(), Error> {
         // Taken, so that a round that fails leaves nothing to be believed by the next.
         let (memory, kernel) = (self.memory.take(), self.kernel.take());
         let (kernel, changed) = match kernel {
@@ -230,9 +236,10 @@ impl Reconciler {
             _ => (Kernel::read(&self.netlink).await?, Changed::Everything),
         };
         match (memory, changed) {
-            (Some(memory), Changed::Containers(veths)) => {
-                self.difference_round(desired, memory, veths, kernel).await
-            }
+            (Some(memory), Changed::Containers(veths)) => match memory.touched(desired, declared) {
+                Some(touched) => self.difference_round(desired, memory, &touched | &veths, kernel).await,
+                None => self.whole_round(desired, depth, Some(memory), kernel).await,
+            },
             (memory, _) => self.whole_round(desired, depth, memory, kernel).await,
         }
     }
@@ -342,7 +349,7 @@ impl Reconciler {
             let same = keeping == Keeping::Known && self.applied.state == state;
             match memory.filter(|memory| same && memory.is_of(desired)) {
                 Some(memory) => Some(memory),
-                None => Some(Memory::new(desired, &self.leases, &state)),
+                None => Some(Memory::new(desired, &self.leases, &state, &lease_facts.namespaces)),
             }
         } else {
             None

@@ -20,12 +20,10 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{PortRange, Protocol},
+    model::{PortRange, Protocol, VXLAN_PORT},
     netdev::PortRanges,
 };
 
-/// UDP port of VXLAN (RFC 7348 section 5).
-pub const VXLAN_PORT: u16 = 4789;
 /// How long an external port stays with its socket after its last flow (RFC 6888 REQ-8: at least 120 s).
 const PORT_HOLD: Duration = Duration::from_secs(120);
 /// Bits of an IPv4-mapped address before the IPv4 part.
@@ -60,7 +58,8 @@ pub struct Tables {
 
 /// Makes the contents. `publications` are those of the state that no process of the host stands in the way of.
 pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts: &KernelFacts) -> Tables {
-    let published_ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications, protocol));
+    let published_ports =
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications.iter().copied(), protocol));
     Tables {
         devices: devices(state, facts),
         endpoints: endpoints(state, facts),
@@ -315,8 +314,11 @@ pub fn publication_number(publication: &ResolvedPublication) -> u32 {
     (stable_hash(0, &[&publication.container, &publication.host_side()]) >> 32) as u32
 }
 
-fn published(publications: &[&ResolvedPublication], protocol: Protocol) -> PortRanges {
-    let of_protocol = publications.iter().filter(|publication| publication.protocol == protocol);
+fn published<'a>(
+    publications: impl IntoIterator<Item = &'a ResolvedPublication>,
+    protocol: Protocol,
+) -> PortRanges {
+    let of_protocol = publications.into_iter().filter(|publication| publication.protocol == protocol);
     of_protocol.map(|publication| publication.host_ports).collect()
 }
 

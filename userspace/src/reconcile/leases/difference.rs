@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::Ipv4Addr,
+    ops::Range,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     publications,
 };
 use crate::{
-    model::{Container, ContainerNamespace, DesiredState, HostPorts},
+    model::{Container, ContainerNamespace, DesiredState, HostPorts, PortRange, Protocol},
     reconcile::resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedPublication, ResolvedState},
 };
 
@@ -76,6 +77,24 @@ impl Index {
             leased(lease).for_each(|(network, address)| index.take(network, address));
         }
         index
+    }
+
+    /// The host ports that may be published by others where the touched containers published theirs before a difference:
+    /// on other addresses of the host.
+    pub fn published_by_others(
+        &self,
+        patched: &Patched,
+        touched: &BTreeSet<String>,
+    ) -> Vec<(Protocol, PortRange)> {
+        let before = patched.publications_before.iter().map(|before| (before.protocol, before.host_ports));
+        let of_others = |(protocol, ports)| {
+            let claims = self
+                .claims
+                .overlapping(protocol, ports)
+                .filter(|(container, _)| !touched.contains(*container));
+            claims.map(move |(_, ports)| (protocol, ports))
+        };
+        before.flat_map(of_others).collect()
     }
 
     fn take(&mut self, network: &str, address: Ipv4Addr) {
@@ -140,7 +159,8 @@ pub fn patch(
         patched
             .endpoints_before
             .extend(of_container(state, name).map(|(id, endpoint)| (id.clone(), endpoint.clone())));
-        patched.publications_before.extend(publications_of(state, name).iter().cloned());
+        let published = state.publications.get(publications_of(state, name)).unwrap_or_default();
+        patched.publications_before.extend(published.iter().cloned());
         if let Some(container) = before.containers.get(name) {
             given(container).for_each(|(network, address)| index.give_back(network, address));
         }
@@ -206,7 +226,7 @@ pub fn patch(
     let facts = LeaseFacts {
         host_routes: Vec::new(),
         namespaces: BTreeMap::new(),
-        ephemeral_ports: crate::model::PortRange { first: 0, last: 0 },
+        ephemeral_ports: PortRange { first: 0, last: 0 },
         bound_ports: HashSet::new(),
     };
     for (name, container) in present() {
@@ -242,7 +262,7 @@ pub fn patch(
     for id in patched.endpoints_before.keys() {
         state.endpoints.remove(id);
     }
-    state.publications.retain(|publication| !touched.contains(&publication.container));
+    remove_publications(touched, state);
     patched.endpoints = found.endpoints.keys().cloned().collect();
     patched.publications = found.publications.clone();
     state.endpoints.extend(found.endpoints);
@@ -257,7 +277,7 @@ impl Patched {
             state.endpoints.remove(id);
         }
         state.endpoints.extend(self.endpoints_before);
-        state.publications.retain(|publication| !touched.contains(&publication.container));
+        remove_publications(touched, state);
         insert(self.publications_before, state);
     }
 }
@@ -280,12 +300,19 @@ pub fn of_container<'a>(
     state.endpoints.range(first..).take_while(move |(id, _)| id.container == name)
 }
 
-/// The publications of one container, which are ordered by it.
-fn publications_of<'a>(state: &'a ResolvedState, name: &str) -> &'a [ResolvedPublication] {
+/// Where the publications of one container are, which are ordered by it.
+fn publications_of(state: &ResolvedState, name: &str) -> Range<usize> {
     let all = &state.publications;
     let first = all.partition_point(|publication| publication.container.as_str() < name);
     let last = all.partition_point(|publication| publication.container.as_str() <= name);
-    all.get(first..last).unwrap_or_default()
+    first..last
+}
+
+fn remove_publications(touched: &BTreeSet<String>, state: &mut ResolvedState) {
+    for name in touched {
+        let range = publications_of(state, name);
+        state.publications.drain(range);
+    }
 }
 
 fn scratch(leases: &Leases, touched: &BTreeSet<String>) -> Leases {

@@ -18,7 +18,7 @@ use crate::{
         namespaces::{self, Holders},
         ports::{self, key},
         problem::Problem,
-        resolved::{EndpointId, ResolvedPublication, ResolvedState},
+        resolved::{EndpointId, FoundNamespace, ResolvedState},
         tables::difference::Difference,
     },
 };
@@ -35,15 +35,16 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(desired: &DesiredState, leases: &Leases, state: &ResolvedState) -> Self {
-        let namespaces = state
-            .endpoints
-            .iter()
-            .filter_map(|(id, endpoint)| Some((endpoint.namespace.as_ref()?.identity, id.container.clone())));
+    pub(super) fn new(
+        desired: &DesiredState,
+        leases: &Leases,
+        state: &ResolvedState,
+        namespaces: &BTreeMap<String, FoundNamespace>,
+    ) -> Self {
         Self {
             desired: desired.clone(),
             index: Index::new(desired, leases, state),
-            namespaces: namespaces.collect(),
+            namespaces: Holders::new(namespaces),
         }
     }
 
@@ -51,28 +52,23 @@ impl Memory {
         self.desired == *desired
     }
 
-    /// The containers that `desired` declares otherwise; `None` if anything else is different.
-    fn touched(&self, desired: &DesiredState) -> Option<BTreeSet<String>> {
-        let DesiredState { networks, containers, peers, host } = &self.desired;
-        if (networks, peers, host) != (&desired.networks, &desired.peers, &desired.host) {
+    /// The containers that `desired` declares otherwise; `None` if anything else is different. `declared` are those that
+    /// it may, if that is known.
+    pub(super) fn touched(
+        &self,
+        desired: &DesiredState,
+        declared: Option<&BTreeSet<String>>,
+    ) -> Option<BTreeSet<String>> {
+        let (before, after) = (&self.desired, desired);
+        let differs = |name: &&String| before.containers.get(*name) != after.containers.get(*name);
+        if let Some(declared) = declared {
+            return Some(declared.iter().filter(differs).cloned().collect());
+        }
+        if (&before.networks, &before.peers, &before.host) != (&after.networks, &after.peers, &after.host) {
             return None;
         }
-        let mut touched = BTreeSet::new();
-        let (mut before, mut after) = (containers.iter().peekable(), desired.containers.iter().peekable());
-        loop {
-            let (old, new) = (before.peek(), after.peek());
-            let name = match (old, new) {
-                (None, None) => return Some(touched),
-                (Some((old, _)), Some((new, _))) => old.min(new),
-                (Some((name, _)), None) | (None, Some((name, _))) => name,
-            };
-            let name: &String = name;
-            let old = before.next_if(|(old, _)| *old == name).map(|(_, container)| container);
-            let new = after.next_if(|(new, _)| *new == name).map(|(_, container)| container);
-            if old != new {
-                touched.insert(name.clone());
-            }
-        }
+        let all = before.containers.keys().chain(after.containers.keys());
+        Some(all.filter(differs).cloned().collect())
     }
 
     /// Takes over what `desired` says of the touched containers.
@@ -87,18 +83,17 @@ impl Memory {
 }
 
 impl Reconciler {
-    /// A round where nothing of the host is known to have changed but the veths of some containers.
+    /// A round where nothing is known to have changed but the declarations or the veths of the touched containers.
     pub(super) async fn difference_round(
         &mut self,
         desired: &DesiredState,
         mut memory: Memory,
-        veths: BTreeSet<String>,
+        touched: BTreeSet<String>,
         mut kernel: Kernel,
     ) -> Result<(), Error> {
-        let touched = memory.touched(desired).map(|touched| &touched | &veths);
-        let Some(touched) = touched.filter(|touched| touched.len() <= MOST) else {
+        if touched.len() > MOST {
             return self.whole_round(desired, super::Depth::Changes, Some(memory), kernel).await;
-        };
+        }
         if touched.is_empty() {
             (self.memory, self.kernel) = (Some(memory), Some(kernel));
             return Ok(());
@@ -129,13 +124,14 @@ impl Reconciler {
         self.enter_veths(&patched, &kernel);
 
         let Applied { state, facts, .. } = &self.applied;
-        let served = |publication: &&ResolvedPublication| !refused.contains_key(&key(publication));
-        let publications: Vec<&ResolvedPublication> = state.publications.iter().filter(served).collect();
+        let served =
+            patched.publications.iter().filter(|publication| !refused.contains_key(&key(publication)));
+        let others = memory.index.published_by_others(&patched, &touched);
         let Some(written) = self.maps.written() else {
             // Something failed to be written; the whole round has everything compared.
             return self.whole_round(desired, super::Depth::Full, None, kernel).await;
         };
-        let difference = Difference::new(written, &patched, &devices_before, state, &publications, facts);
+        let difference = Difference::new(written, &patched, &devices_before, state, served, &others, facts);
         let published = difference.ports.as_ref().map(|[_, [tcp, udp]]| tcp.union(udp));
         self.maps.write_difference(difference, &mut self.dataplane, &mut problems);
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
@@ -170,9 +166,9 @@ impl Reconciler {
             return None;
         }
         for name in touched {
+            memory.namespaces.remove(name);
             for (_, endpoint) in difference::of_container(&self.applied.state, name) {
                 let Some(namespace) = &endpoint.namespace else { continue };
-                memory.namespaces.remove(&namespace.identity);
                 // As in a whole round: without its veth the inode may be that of a new namespace.
                 if kernel.link(&endpoint.device).is_none() {
                     self.cookies.forget(&namespace.identity);
@@ -222,9 +218,15 @@ impl Reconciler {
         }
         let devices: Vec<u32> = before.values().copied().collect();
         let Applied { state, facts, .. } = &self.applied;
-        let publications: Vec<&ResolvedPublication> = state.publications.iter().collect();
         if let Some(written) = self.maps.written() {
-            let difference = Difference::new(written, patched, &devices, state, &publications, facts);
+            let difference = Difference::of_containers(
+                written,
+                patched,
+                &devices,
+                state,
+                patched.publications.iter(),
+                facts,
+            );
             self.maps.withdraw_difference(&difference, &mut self.dataplane, problems);
         }
         for (id, endpoint) in gone {

@@ -264,9 +264,10 @@ fn compare(rounds: Vec<Vec<Step>>) -> Result<usize, TestCaseError> {
                         .keys()
                         .filter_map(|id| Some(facts_before.veths.get(id)?.ifindex))
                         .collect();
-                    let publications: Vec<&ResolvedPublication> = state.publications.iter().collect();
+                    let others = index.published_by_others(&patched, &touched);
                     let kernel = kernel_facts(&state);
-                    Difference::new(&tables, &patched, &devices, &state, &publications, &kernel)
+                    let served = patched.publications.iter();
+                    Difference::new(&tables, &patched, &devices, &state, served, &others, &kernel)
                         .enter(&mut tables);
                     let mut kept = kept.clone();
                     let entry = Entry::new(&leases, &kept, &touched, &state);
