@@ -137,6 +137,7 @@ impl Containers {
         let Host { netlink, kernel, dataplane } = host;
         let mut pending = Vec::new();
         for id in ids {
+            self.failed.remove(id);
             let Some(endpoint) = state.endpoints.get(id) else { continue };
             let Some(network) = state.networks.get(&id.network) else { continue };
             let Some(bridge) = kernel.link(&network.bridge) else {
@@ -163,7 +164,7 @@ impl Containers {
                     self.verified.remove(id);
                     self.failed.insert(id.clone());
                     let object = format!("container {} in network {}", id.container, id.network);
-                    problems.push(Problem::new(object, reason));
+                    problems.push(Problem::of_container(&id.container, object, reason));
                 }
             }
         }
@@ -221,7 +222,7 @@ impl Containers {
                 self.verified.remove(id);
                 self.failed.insert(id.clone());
                 let object = format!("container {} in network {}", id.container, id.network);
-                problems.push(Problem::new(object, error));
+                problems.push(Problem::of_container(&id.container, object, error));
             }
         }
     }

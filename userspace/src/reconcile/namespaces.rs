@@ -146,7 +146,7 @@ pub async fn find_some(
                         return Err(reason);
                     };
                     let reason = format!("{reason}; it is taken to be as it was before");
-                    problems.push(Problem::new(format!("container {name}"), reason));
+                    problems.push(Problem::of_container(name, format!("container {name}"), reason));
                     Ok(before.clone())
                 }
             }),
@@ -165,7 +165,9 @@ pub async fn find_some(
                 cookies.found.insert(namespace.reference.clone(), namespace.clone());
                 found.insert(name.clone(), namespace);
             }
-            Err(reason) => problems.push(Problem::new(format!("container {name}"), reason)),
+            Err(reason) => {
+                problems.push(Problem::of_container(name, format!("container {name}"), reason));
+            }
         }
     }
     found

@@ -1,6 +1,6 @@
 //! What could not be done for one object, while everything else was.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +14,26 @@ pub struct Problem {
     /// Where the object is declared, `file:line:column`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub at: Option<String>,
+    /// The container that alone has it: nothing else is other than it would be without the problem.
+    #[serde(skip)]
+    pub container: Option<String>,
 }
 
 impl Problem {
     /// A problem whose place in the files is not known.
     pub fn new(object: impl Into<String>, reason: impl fmt::Display) -> Self {
-        Self { object: object.into(), reason: reason.to_string(), at: None }
+        Self { object: object.into(), reason: reason.to_string(), at: None, container: None }
     }
+
+    /// The same, of one container alone.
+    pub fn of_container(container: &str, object: impl Into<String>, reason: impl fmt::Display) -> Self {
+        Self { container: Some(container.to_owned()), ..Self::new(object, reason) }
+    }
+}
+
+/// The containers that have these problems, if each is that of one container alone.
+pub fn containers(problems: &[Problem]) -> Option<BTreeSet<String>> {
+    problems.iter().map(|problem| problem.container.clone()).collect()
 }
 
 impl fmt::Display for Problem {

@@ -33,7 +33,7 @@ mod difference;
 mod keeping;
 mod reading;
 
-use difference::Memory;
+use difference::{Memory, troubled};
 use keeping::Keeping;
 use reading::tunnel_address;
 
@@ -237,7 +237,10 @@ impl Reconciler {
         };
         match (memory, changed) {
             (Some(memory), Changed::Containers(veths)) => match memory.touched(desired, declared) {
-                Some(touched) => self.difference_round(desired, memory, &touched | &veths, kernel).await,
+                Some(touched) => {
+                    let touched = &(&touched | &veths) | &memory.troubled;
+                    self.difference_round(desired, memory, touched, kernel).await
+                }
                 None => self.whole_round(desired, depth, Some(memory), kernel).await,
             },
             (memory, _) => self.whole_round(desired, depth, memory, kernel).await,
@@ -269,6 +272,7 @@ impl Reconciler {
         }
         let lease_facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases, &lease_facts);
+        let is_resolved = state.problems.is_empty();
         problems.append(&mut state.problems);
         if full {
             let exists = |name: &str| kernel.link(name).is_some();
@@ -345,15 +349,13 @@ impl Reconciler {
             programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
         }
         let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
-        self.memory = if problems.is_empty() && refused.is_empty() && failed.is_empty() {
+        self.memory = troubled(&problems, &failed).filter(|_| is_resolved).map(|troubled| {
             let same = keeping == Keeping::Known && self.applied.state == state;
             match memory.filter(|memory| same && memory.is_of(desired)) {
-                Some(memory) => Some(memory),
-                None => Some(Memory::new(desired, &self.leases, &state, &lease_facts.namespaces)),
+                Some(memory) => memory.with(troubled),
+                None => Memory::new(desired, &self.leases, &state, &lease_facts.namespaces, troubled),
             }
-        } else {
-            None
-        };
+        });
         self.applied = Applied { state, facts, refused, failed, problems };
         Ok(())
     }

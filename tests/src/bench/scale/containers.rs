@@ -39,12 +39,16 @@ pub struct Figures {
     pub one_more_ms: Spread,
     /// The daemon's own time for that, if it tells.
     pub one_more_apply_ms: Option<Spread>,
-    /// CPU time of the daemon in that while: what it works itself, without the waits in the kernel and for the disk.
+    /// CPU time of the daemon in that: what it works itself, without the waits in the kernel and for the disk.
+    pub one_more_apply_cpu_ms: Option<Spread>,
+    /// All its CPU time until the container answers, its looking after the others included.
     pub one_more_cpu_ms: Spread,
-    /// The three of these where each container has a file of its own in a directory, and one file is added.
+    /// The four of these where each container has a file of its own in a directory, and one file is added.
     pub file_added_ms: Spread,
     /// See above.
     pub file_added_apply_ms: Option<Spread>,
+    /// See above.
+    pub file_added_apply_cpu_ms: Option<Spread>,
     /// See above.
     pub file_added_cpu_ms: Spread,
     /// `weft teardown`.
@@ -107,9 +111,11 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
         ready_s,
         one_more_ms: Spread::of(by_file.answered).context("no rounds")?,
         one_more_apply_ms: Spread::of(by_file.applied),
+        one_more_apply_cpu_ms: Spread::of(by_file.applied_cpu),
         one_more_cpu_ms: Spread::of(by_file.cpu).context("no rounds")?,
         file_added_ms: Spread::of(by_directory.answered).context("no rounds")?,
         file_added_apply_ms: Spread::of(by_directory.applied),
+        file_added_apply_cpu_ms: Spread::of(by_directory.applied_cpu),
         file_added_cpu_ms: Spread::of(by_directory.cpu).context("no rounds")?,
         teardown_s: start.elapsed().as_secs_f64(),
         cost,
@@ -121,6 +127,7 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
 struct Added {
     answered: Vec<f64>,
     applied: Vec<f64>,
+    applied_cpu: Vec<f64>,
     cpu: Vec<f64>,
 }
 
@@ -146,7 +153,9 @@ fn one_more_each(
         declare(more)?;
         added.answered.push((probe.wait()? - changed).as_secs_f64() * 1e3);
         added.cpu.push(cpu_ms(daemon)? - before);
-        added.applied.extend(Cost::of(daemon)?.apply_ms);
+        let cost = Cost::of(daemon)?;
+        added.applied.extend(cost.apply_ms);
+        added.applied_cpu.extend(cost.apply_cpu_ms);
     }
     Ok(added)
 }

@@ -69,6 +69,8 @@ pub struct Cost {
     pub resident_bytes: u64,
     /// Its own time for the last change, if it tells.
     pub apply_ms: Option<f64>,
+    /// Its CPU time of that, if it tells.
+    pub apply_cpu_ms: Option<f64>,
 }
 
 impl Cost {
@@ -81,6 +83,7 @@ impl Cost {
             map_bytes: map_bytes(&status)?,
             resident_bytes: resident * 1024,
             apply_ms: status["last_apply_ms"].as_f64(),
+            apply_cpu_ms: status["last_apply_cpu_ms"].as_f64(),
         })
     }
 }
@@ -105,10 +108,12 @@ impl Report {
             "from nothing to `ready`, s",
             "one more answers, ms",
             "until applied, ms",
-            "CPU of the daemon, ms",
+            "CPU until applied, ms",
+            "all CPU meanwhile, ms",
             "one more file in a directory answers, ms",
             "until applied, ms",
-            "CPU of the daemon, ms",
+            "CPU until applied, ms",
+            "all CPU meanwhile, ms",
             "teardown, s",
             "maps, MiB",
             "daemon, MiB",
@@ -119,9 +124,11 @@ impl Report {
                 short(row.ready_s),
                 spread(&Some(row.one_more_ms)),
                 spread(&row.one_more_apply_ms),
+                spread(&row.one_more_apply_cpu_ms),
                 spread(&Some(row.one_more_cpu_ms)),
                 spread(&Some(row.file_added_ms)),
                 spread(&row.file_added_apply_ms),
+                spread(&row.file_added_apply_cpu_ms),
                 spread(&Some(row.file_added_cpu_ms)),
                 short(row.teardown_s),
                 mebibytes(row.cost.map_bytes),

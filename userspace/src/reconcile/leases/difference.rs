@@ -30,8 +30,9 @@ pub struct Index {
     uses: HashMap<String, HashMap<Ipv4Addr, u32>>,
     devices: HashSet<String>,
     claims: Claims,
-    /// Containers whose choices depend on others': their host ports are chosen, they use another's interfaces, or they
-    /// have the same address as another one.
+    /// Containers with chosen host ports, which give way to those that another one asks for.
+    choosers: HashSet<String>,
+    /// Containers whose choices depend on others': they use another's interfaces, or have the same address as another.
     entangled: usize,
 }
 
@@ -61,7 +62,8 @@ impl Index {
             uses: HashMap::new(),
             devices: state.endpoints.values().map(|endpoint| endpoint.device.clone()).collect(),
             claims,
-            entangled: desired.containers.values().filter(|container| is_entangled(container)).count(),
+            choosers: names_of(desired, chooses),
+            entangled: names_of(desired, is_entangled).len(),
         };
         let mut addresses = HashSet::new();
         let mut settled = |(id, endpoint): (&EndpointId, &ResolvedEndpoint)| {
@@ -133,11 +135,17 @@ fn has_lease(id: &EndpointId, endpoint: &ResolvedEndpoint, leases: &Leases) -> b
     lease.is_some_and(|lease| lease.address == endpoint.address.ip() && lease.epoch == endpoint.epoch)
 }
 
+fn names_of(desired: &DesiredState, which: impl Fn(&Container) -> bool) -> HashSet<String> {
+    let found = desired.containers.iter().filter(|(_, container)| which(container));
+    found.map(|(name, _)| name.clone()).collect()
+}
+
+fn chooses(container: &Container) -> bool {
+    container.publications.iter().any(|publication| !matches!(publication.host_ports, HostPorts::Exactly(_)))
+}
+
 fn is_entangled(container: &Container) -> bool {
-    let chosen =
-        |publication: &crate::model::Publication| !matches!(publication.host_ports, HostPorts::Exactly(_));
-    let shared = matches!(container.namespace, ContainerNamespace::SharedWith(_));
-    container.publications.iter().any(chosen) || shared && !container.publications.is_empty()
+    matches!(container.namespace, ContainerNamespace::SharedWith(_)) && !container.publications.is_empty()
 }
 
 /// Brings `state` and `leases`, which came from `before`, to `desired`, which differs only in the `touched` containers.
@@ -171,9 +179,12 @@ pub fn patch(
     for publication in &patched.publications_before {
         index.claims.remove(publication.protocol, publication.host_address, publication.host_ports);
     }
+    for name in touched {
+        index.choosers.remove(name);
+    }
     let present = || touched.iter().filter_map(|name| Some((name, desired.containers.get(name)?)));
     for (_, container) in present() {
-        if is_entangled(container) {
+        if is_entangled(container) || chooses(container) {
             return None;
         }
         given(container).for_each(|(network, address)| index.take(network, address));
@@ -231,6 +242,15 @@ pub fn patch(
     };
     for (name, container) in present() {
         for publication in &container.publications {
+            // A chosen port is one that nobody has on any address.
+            if let HostPorts::Exactly(ports) = publication.host_ports
+                && index
+                    .claims
+                    .overlapping(publication.protocol, ports)
+                    .any(|(other, _)| index.choosers.contains(other))
+            {
+                return None;
+            }
             // It has its host ports: the facts are for those that have not.
             let resolved = publications::resolve_one(
                 name,

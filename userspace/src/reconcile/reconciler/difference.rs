@@ -17,7 +17,7 @@ use crate::{
         },
         namespaces::{self, Holders},
         ports::{self, key},
-        problem::Problem,
+        problem::{self, Problem},
         resolved::{EndpointId, FoundNamespace, ResolvedState},
         tables::difference::Difference,
     },
@@ -26,12 +26,21 @@ use crate::{
 /// More touched containers than these are the work of a whole round, which reads much at once.
 const MOST: usize = READ_SINGLY;
 
-/// The state that the last round left without anything undone.
+/// The state that the last round left, with nothing undone but what some containers wait for.
 #[derive(Debug)]
 pub(super) struct Memory {
     desired: DesiredState,
     index: Index,
     namespaces: Holders,
+    /// Containers with problems of their own. Each round tries them again.
+    pub(super) troubled: BTreeSet<String>,
+}
+
+/// The containers with problems of their own, if there are no other problems.
+pub(super) fn troubled(problems: &[Problem], failed: &HashSet<EndpointId>) -> Option<BTreeSet<String>> {
+    let mut troubled = problem::containers(problems)?;
+    troubled.extend(failed.iter().map(|id| id.container.clone()));
+    Some(troubled)
 }
 
 impl Memory {
@@ -40,12 +49,19 @@ impl Memory {
         leases: &Leases,
         state: &ResolvedState,
         namespaces: &BTreeMap<String, FoundNamespace>,
+        troubled: BTreeSet<String>,
     ) -> Self {
         Self {
             desired: desired.clone(),
             index: Index::new(desired, leases, state),
             namespaces: Holders::new(namespaces),
+            troubled,
         }
+    }
+
+    /// The same with other containers that have problems of their own.
+    pub(super) fn with(self, troubled: BTreeSet<String>) -> Self {
+        Self { troubled, ..self }
     }
 
     pub(super) fn is_of(&self, desired: &DesiredState) -> bool {
@@ -99,7 +115,9 @@ impl Reconciler {
             return Ok(());
         }
         tracing::debug!(containers = touched.len(), "difference");
-        let Some(patched) = self.patch(desired, &mut memory, &touched, &kernel).await else {
+        let mut problems = Vec::new();
+        let patched = self.patch(desired, &mut memory, &touched, &kernel, &mut problems).await;
+        let Some(patched) = patched else {
             return self.whole_round(desired, super::Depth::Changes, None, kernel).await;
         };
         // Before anything is made, as in a whole round, which serves what does not rest on these choices.
@@ -109,7 +127,6 @@ impl Reconciler {
         }
         memory.adopt(desired, &touched);
 
-        let mut problems = Vec::new();
         let refused =
             self.ports.check_difference(&patched.publications_before, &patched.publications).await?;
         problems.extend(ports::problems(&patched.publications, &refused));
@@ -141,9 +158,7 @@ impl Reconciler {
             debug_assert_eq!(self.kept.as_ref(), Some(&self.leases), "the journal has all of a difference");
         }
         let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
-        if problems.is_empty() && failed.is_empty() {
-            self.memory = Some(memory);
-        }
+        self.memory = troubled(&problems, &failed).map(|troubled| memory.with(troubled));
         self.kernel = Some(kernel);
         (self.applied.refused, self.applied.failed, self.applied.problems) = (refused, failed, problems);
         Ok(())
@@ -156,6 +171,7 @@ impl Reconciler {
         memory: &mut Memory,
         touched: &BTreeSet<String>,
         kernel: &Kernel,
+        problems: &mut Vec<Problem>,
     ) -> Option<Patched> {
         let is_shared = |name: &String| {
             let container = desired.containers.get(name).or_else(|| memory.desired.containers.get(name));
@@ -176,13 +192,10 @@ impl Reconciler {
             }
         }
         let containers = touched.iter().filter_map(|name| desired.containers.get_key_value(name));
-        let mut problems = Vec::new();
         let holders = &mut memory.namespaces;
         let namespaces =
-            namespaces::find_some(containers, self.own, &mut self.cookies, holders, &mut problems).await;
-        if !problems.is_empty() {
-            return None;
-        }
+            namespaces::find_some(containers, self.own, &mut self.cookies, holders, problems).await;
+        problem::containers(problems)?;
         difference::patch(
             &memory.desired,
             desired,
@@ -194,7 +207,7 @@ impl Reconciler {
         )
     }
 
-    /// Removes the devices of interfaces that are no longer declared, after what leads to them. Answers the indices of
+    /// Removes the devices of interfaces that are no longer declared or have no namespace, after what leads to them. Answers the indices of
     /// the veths that the touched containers had.
     async fn remove_gone(
         &mut self,
@@ -207,8 +220,9 @@ impl Reconciler {
             .keys()
             .filter_map(|id| Some((id.clone(), self.applied.facts.veths.get(id)?.ifindex)))
             .collect();
-        let gone: Vec<_> =
-            patched.endpoints_before.iter().filter(|(id, _)| !patched.endpoints.contains(id)).collect();
+        let endpoints = &self.applied.state.endpoints;
+        let is_there = |id: &EndpointId| endpoints.get(id).is_some_and(|now| now.namespace.is_some());
+        let gone: Vec<_> = patched.endpoints_before.iter().filter(|(id, _)| !is_there(id)).collect();
         if gone.is_empty() {
             return Ok(before.into_values().collect());
         }

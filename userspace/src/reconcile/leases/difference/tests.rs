@@ -62,7 +62,9 @@ fn publication() -> impl Strategy<Value = Publication> {
     let host_ports = prop_oneof![
         60 => (1_u16..60, 0_u16..4)
             .prop_map(|(first, more)| HostPorts::Exactly(PortRange { first, last: first + more })),
-        1 => Just(HostPorts::Any),
+        3 => Just(HostPorts::Any),
+        3 => (1_u16..60, 0_u16..4)
+            .prop_map(|(first, more)| HostPorts::OneOf(PortRange { first, last: first + more })),
     ];
     (protocol, address, host_ports).prop_map(|(protocol, host_address, host_ports)| Publication {
         protocol,
