@@ -1,8 +1,9 @@
 //! Datagrams in pieces: only the first fragment has ports, so what it says is remembered for the later ones.
 //!
 //! A fragment that comes before the first of its datagram is sent to the waiting room, a device whose queue gives it
-//! back to where it came from a little later. That is bounded in memory by the queue, and in time by the number of
-//! turns; there is no reassembly, and nothing of a later fragment is ever written but its IP header.
+//! back to where it came from a little later, again and again until the first has come or the time is up. That is
+//! bounded in memory by the queue, in work by its rate, and in time; there is no reassembly, and nothing of a later
+//! fragment is ever written but its IP header.
 
 use dataplane_common::abi::{DropReason, FragmentKey, Fragments, Path};
 
@@ -15,12 +16,14 @@ use crate::{
 
 /// How long the ports of a datagram are believed. Identifications come again, after 65,536 datagrams at the latest.
 const VALID_NS: u64 = 2_000_000_000;
-/// Turns that a fragment waits. The waiting room gives back at least one in 0.24 ms (a packet of 1,500 bytes at
-/// 50 Mbit/s), so that is 60 ms, and longer the more wait.
-const MOST_TURNS: u32 = 255;
-/// Marks a packet that comes back from the waiting room; the turns are in the lowest byte. The field is
-/// `skb->priority`, which nothing sets on a packet that has just come in.
-const RETURNED: u32 = 0x5746_0000;
+/// How long a fragment waits for the first, in units of 2^[`UNIT_SHIFT`] ns: 67 ms. Senders that give
+/// the last fragment first need less than one millisecond, paths of different lengths some more.
+const WAIT_UNITS: u32 = 64;
+/// A unit is 1.05 ms.
+const UNIT_SHIFT: u32 = 20;
+/// Marks a packet that waits; the rest of the 16 bits is the time until which, in units.
+const WAITS: u32 = 0x8000;
+const TIME_MASK: u32 = WAITS - 1;
 
 /// Completes what was parsed: ports for a later fragment. `Some`: the packet's way ends here for now.
 #[inline(always)]
@@ -31,14 +34,16 @@ pub fn complete(packet: &Packet, parsed: &mut Parsed) -> Outcome<Option<Verdict>
     match recall(*packet, parsed) {
         GO_ON => Ok(None),
         HOPELESS => Err(DropReason::Fragment),
-        turns => wait(packet, turns),
+        until => wait(packet, until),
     }
 }
 
-/// A later fragment whose datagram is not known may wait for so many turns in all. Two values mean something else.
+/// The fragment's way goes on: as one of a known datagram or as a first.
 const GO_ON: u32 = 0;
+/// It has waited long enough.
 const HOPELESS: u32 = u32::MAX;
 
+/// [`GO_ON`], [`HOPELESS`], or what to write into `tc_index` of a fragment that waits.
 #[inline(never)]
 fn recall(packet: Packet, parsed: &mut Parsed) -> u32 {
     let packet = &packet;
@@ -71,54 +76,69 @@ fn recall(packet: Packet, parsed: &mut Parsed) -> u32 {
         }
         return GO_ON;
     }
-    let turns = turns(packet);
-    match known {
-        Some(first) => {
-            parsed.tuple.local_port = first.local_port;
-            parsed.tuple.remote_port = first.remote_port;
-            parsed.new_identification = first.identification;
-            parsed.has_ports = true;
-            set_turns(packet, 0, 0);
-            GO_ON
+    let waits = waiting(packet);
+    if let Some(first) = known {
+        parsed.tuple.local_port = first.local_port;
+        parsed.tuple.remote_port = first.remote_port;
+        parsed.new_identification = first.identification;
+        parsed.has_ports = true;
+        if waits.is_some() {
+            note(packet, 0, 0);
         }
-        None if turns < MOST_TURNS => turns + 1,
-        None => HOPELESS,
+        return GO_ON;
+    }
+    let unit = (now >> UNIT_SHIFT) as u32;
+    match waits {
+        None => WAITS | (unit.wrapping_add(WAIT_UNITS) & TIME_MASK),
+        Some(until) if until.wrapping_sub(unit).wrapping_sub(1) & TIME_MASK < WAIT_UNITS => WAITS | until,
+        Some(_) => {
+            note(packet, 0, 0);
+            HOPELESS
+        }
     }
 }
 
 /// To the waiting room.
 #[inline(always)]
-fn wait(packet: &Packet, turns: u32) -> Outcome<Option<Verdict>> {
+fn wait(packet: &Packet, until: u32) -> Outcome<Option<Verdict>> {
     let room = maps::settings().map_or(0, |settings| settings.waiting_room);
     if room == 0 {
         return Err(DropReason::Fragment);
     }
-    set_turns(packet, packet.device(), RETURNED | turns);
-    Ok(Some(Verdict::Redirect(Path::FragmentWaits, helpers::redirect(room, 0))))
+    let again = waiting(packet).is_some();
+    note(packet, packet.device(), until);
+    let action = helpers::redirect(room, 0);
+    // Counted once, however often it comes back.
+    Ok(Some(if again { Verdict::Silent(action) } else { Verdict::Redirect(Path::FragmentWaits, action) }))
 }
 
 /// From the waiting room back to the device that the packet came in by.
 #[inline(always)]
 pub fn give_back(packet: &Packet) -> Outcome<Verdict> {
     let device = packet.mark();
-    if turns(packet) == 0 || maps::device(device).is_none() {
+    if packet.tc_index() & WAITS == 0 || maps::device(device).is_none() {
         return Err(DropReason::UnknownDevice);
     }
     Ok(Verdict::Silent(helpers::redirect(device, helpers::REDIRECT_INGRESS)))
 }
 
+/// The time until which a packet waits that has been in the waiting room.
+///
+/// A container can write `tc_index` with a program of its own; the mark it cannot, for the kernel clears that on the way
+/// between two namespaces (skb_scrub_packet).
 #[inline(always)]
-fn turns(packet: &Packet) -> u32 {
-    let priority = packet.priority();
-    if priority & 0xffff_ff00 == RETURNED { priority & 0xff } else { 0 }
+fn waiting(packet: &Packet) -> Option<u32> {
+    let index = packet.tc_index();
+    (packet.mark() == packet.device() && index & WAITS != 0).then_some(index & TIME_MASK)
 }
 
-/// The two fields that a packet keeps on its way through the waiting room.
+/// Writes what a packet carries through the waiting room. These two fields outlast a veth in one namespace; of the
+/// others that a program may write, `priority` does not (____dev_forward_skb), nor does `cb`.
 #[inline(always)]
-fn set_turns(packet: &Packet, device: u32, turns: u32) {
+fn note(packet: &Packet, device: u32, until: u32) {
     // SAFETY: both may be written by this program type.
     unsafe {
         (*packet.skb).mark = device;
-        (*packet.skb).priority = turns;
+        (*packet.skb).tc_index = until;
     }
 }

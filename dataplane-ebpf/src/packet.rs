@@ -153,10 +153,10 @@ impl Packet {
         self.field::<{ offset_of!(__sk_buff, mark) }>() as u32
     }
 
-    /// `skb->priority`.
+    /// `skb->tc_index`: 16 bits.
     #[inline(always)]
-    pub fn priority(&self) -> u32 {
-        self.field::<{ offset_of!(__sk_buff, priority) }>() as u32
+    pub fn tc_index(&self) -> u32 {
+        self.field::<{ offset_of!(__sk_buff, tc_index) }>() as u32
     }
 
     /// The device whose hook runs.

@@ -148,6 +148,21 @@ pub fn answer_hairpin(packet: &Packet, parsed: &Parsed, flow: &Flow) -> Outcome<
     redirect::to_container(packet, client, client.gateway_mac, Path::HairpinOut)
 }
 
+/// The container's answer from an address that it has in another network: the client is its neighbour here, so this is
+/// the way that it takes, but the port is published by the container's default network. Nobody else may say so.
+#[inline(never)]
+pub fn answer_by_other_network(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
+    let inside = &parsed.tuple;
+    let flow = flows::peek_inside(inside)
+        .filter(|flow| flow.kind == FlowKind::HAIRPIN && flow.remote_network == device.network)
+        .ok_or(DropReason::SpoofedAddress)?;
+    maps::endpoint(flow.network, &inside.local)
+        .filter(|endpoint| endpoint.container == device.container && endpoint.epoch == flow.epoch)
+        .ok_or(DropReason::SpoofedAddress)?;
+    let flow = flows::find_inside(inside, parsed, flow.epoch).ok_or(DropReason::SpoofedAddress)?;
+    answer_hairpin(&packet, parsed, flow)
+}
+
 /// Whether this segment belongs to a connection of the host's own: one that was there before its port was published goes
 /// on. Asked only where there is no flow.
 #[inline(always)]

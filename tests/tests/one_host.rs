@@ -175,6 +175,54 @@ fn s3_published_ports() -> Result<()> {
     it.lab.finish()
 }
 
+/// Members that may not talk to one another still reach what the other publishes, as everybody does; and nothing else.
+#[test]
+fn isolated_members_reach_published_ports() -> Result<()> {
+    let isolated = ONE_HOST.replace(
+        "  front: { ipam",
+        "  front: { driver_opts: { com.docker.network.bridge.enable_icc: \"false\" }, ipam",
+    );
+    let it = OneHost::with("isolated", &isolated)?;
+    let _web = it.web.serve_whoami(80)?;
+    let _dns = it.web.serve_whoami(53)?;
+    for (protocol, to) in [("tcp", "192.0.2.1:8080"), ("tcp", "10.10.0.1:8080"), ("udp", "192.0.2.1:5353")] {
+        assert_eq!(it.shop.whoami(protocol, to)?.ip().to_string(), "10.10.0.11", "{protocol} {to}");
+    }
+    assert!(it.shop.whoami("tcp", "10.10.0.10:80").is_err(), "icc is off");
+    assert!(it.drops("inter_container_disabled")? > 0);
+    assert!(it.web.pings("10.10.0.1")? && it.web.pings("192.0.2.100")?);
+    it.host.check("echo 0 > /proc/sys/net/ipv4/conf/br-front/proxy_arp_pvlan")?;
+    within(Duration::from_secs(12), "the bridge answers again", || {
+        it.web.check("ip neigh flush dev eth0")?;
+        Ok(it.shop.whoami("tcp", "192.0.2.1:8080").is_ok())
+    })?;
+    it.lab.finish()
+}
+
+/// A client that shares a network with the container, but not the one that its published ports lead to: the container
+/// answers by the shared one, from an address that is not of there.
+#[test]
+fn published_ports_of_a_neighbour_elsewhere() -> Result<()> {
+    let both = ONE_HOST.replace(
+        "networks: { front: { ipv4_address: 10.10.0.10 } }",
+        "networks: { front: { ipv4_address: 10.10.0.10 }, side: { ipv4_address: 10.12.0.10 } }",
+    );
+    let it = OneHost::with("elsewhere", &both)?;
+    let _web = it.web.serve_whoami(80)?;
+    // An unbound UDP socket answers from the address that it has in the shared network: no dataplane can tell of what.
+    for to in ["192.0.2.1:8080", "10.12.0.1:8080"] {
+        assert_eq!(it.other.whoami("tcp", to)?.ip().to_string(), "10.12.0.12", "{to}");
+    }
+    assert_eq!(it.drops("spoofed_address")?, 0);
+    // Nobody else says that: neither another container of the client's network, nor this one without a flow.
+    it.web.ip("route add 10.12.0.99 dev eth1 src 10.10.0.10")?;
+    it.web.run("ping -c 1 -W 1 10.12.0.99")?;
+    it.web.ip("neigh add 10.12.0.98 lladdr 02:00:00:00:00:98 dev eth1")?;
+    it.web.run("ping -c 1 -W 1 -I 10.10.0.10 10.12.0.98")?;
+    assert!(it.drops("spoofed_address")? > 0);
+    it.lab.finish()
+}
+
 /// A port published on 127.0.0.1 is not reachable from the wire, even with a route for it (moby#45610).
 #[test]
 fn loopback_publications_stay_on_the_host() -> Result<()> {

@@ -5,7 +5,11 @@ mod common;
 use std::time::Duration;
 
 use anyhow::Result;
-use common::{LIMIT, drops, number, packets, within};
+use common::{
+    LIMIT, drops,
+    fragments::{Fragments, ORDERS},
+    number, packets, within,
+};
 use tests::{Container, Daemon, Host, Lab, lab::namespace::labtool_result};
 
 struct Overlay {
@@ -58,6 +62,21 @@ impl Overlay {
         let daemons = [a.weft(&file(0, more_peers))?, b.weft(&file(1, ""))?];
         Ok(Self { lab, hosts: [a, b], containers, daemons, client })
     }
+}
+
+/// Fragments of the inner network pass by themselves, and each is encapsulated whole.
+#[test]
+fn fragments_in_every_order() -> Result<()> {
+    let it = Overlay::new("ofrags", "")?;
+    let [c0, c1] = &it.containers;
+    let tool = Fragments::new(&it.lab)?;
+    for order in ORDERS {
+        let _server = tool.answer(c1, 53, order)?;
+        assert_eq!(tool.ask(c0, "10.20.0.6", 53, order, 5)?, 10, "order {order}");
+    }
+    let through = packets(&it.daemons[0], "encapsulate")?;
+    assert!(through >= 10 * ORDERS.iter().map(|order| order.len() as u64).sum::<u64>(), "{through}");
+    it.lab.finish()
 }
 
 /// S13: containers on two hosts ping each other; VXLAN between the hosts and nothing else; the world through each host.

@@ -107,7 +107,11 @@ fn teardown_removes_half_made_devices() -> Result<()> {
         .filter(|link| link["ifalias"].as_str().is_some_and(|alias| alias.starts_with("weft:")))
         .filter_map(|link| link["ifname"].as_str().map(str::to_owned))
         .collect();
-    assert_eq!(made.len(), 10, "four bridges, a vxlan device and five veths: {made:?}");
+    assert_eq!(
+        made.len(),
+        12,
+        "four bridges, a vxlan device, five veths and both ends of the waiting room: {made:?}"
+    );
     for device in &made {
         it.host.check(&format!("ip link set dev {device} down alias ''"))?;
     }

@@ -42,7 +42,7 @@ impl DeviceRole {
 
 pod! {
     /// Map `devices`, key: ifindex (u32). One lookup gives a hook all it needs to know of the device it runs on.
-    pub struct Device [108] {
+    pub struct Device [112] {
         /// A [`DeviceRole`].
         pub role: u32,
         /// Bits of [`flags`].
@@ -51,6 +51,8 @@ pod! {
         pub network: u32,
         /// Identity of the container, as in [`Endpoint::epoch`]; 0 for other roles.
         pub epoch: u32,
+        /// Which container this is: one number for all its interfaces, and no other container's. 0 for other roles.
+        pub container: u32,
         /// Container: its address. Uplink: the address that masqueraded traffic leaves with. IPv4-mapped.
         pub address: Address,
         /// Bridge address of the container's network, the source that a container sees when it reaches itself.
@@ -84,12 +86,14 @@ pod! {
     }
 
     /// Map `endpoints`: a container on this host.
-    pub struct Endpoint [24] {
+    pub struct Endpoint [28] {
         /// Host side of its veth.
         pub ifindex: u32,
         /// Identity of the container: a number never used again. Flows of an earlier holder of the address carry
         /// another epoch and are not delivered.
         pub epoch: u32,
+        /// Which container this is, as in [`Device::container`].
+        pub container: u32,
         /// The container's MAC address.
         pub mac: MacAddress,
         /// The bridge's MAC address, source of what is routed to the container.

@@ -360,6 +360,11 @@ pub struct Arp {
     pub target_address: Be32,
 }
 
+impl Arp {
+    /// [`Self::operation`] of a request (RFC 826).
+    pub const REQUEST: u16 = 1;
+}
+
 const _: () = assert!(size_of::<Ethernet>() == Ethernet::LENGTH);
 const _: () = assert!(size_of::<Ipv4>() == Ipv4::LENGTH);
 const _: () = assert!(size_of::<Ipv6>() == Ipv6::LENGTH);

@@ -30,7 +30,12 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     let (parsed, scope) = match ethernet.ether_type.get() {
         ETHERTYPE_IPV4 => {
             let parsed = parse_ipv4(packet, Side::Source)?;
-            let scope = ipv4(parsed, device)?;
+            let scope = match ipv4(parsed, device) {
+                Err(DropReason::SpoofedAddress) => {
+                    return portmap::answer_by_other_network(*packet, parsed, device);
+                }
+                scope => scope?,
+            };
             (parsed, scope)
         }
         ETHERTYPE_IPV6 if !device.address_v6.is_unspecified() => {
@@ -59,19 +64,32 @@ enum Scope {
     Beyond,
 }
 
-/// ARP is the bridge's, but nobody speaks for another: the sender must be the container, or nobody (RFC 5227 probe).
+/// ARP is the bridge's, but nobody speaks for another: the sender must be the container, or nobody (RFC 5227 probe). A
+/// container that answers from its address in another network ([`portmap::answer_by_other_network`]) asks with that.
 #[inline(always)]
 fn arp(packet: &Packet, device: &Device) -> Outcome<Verdict> {
     packet.linearise(Ethernet::LENGTH + size_of::<Arp>());
     let arp = packet.read::<Arp>(Ethernet::LENGTH)?;
-    let (mac, sender) = (arp.sender_mac, arp.sender_address.raw());
+    let (mac, sender, operation) = (arp.sender_mac, arp.sender_address.raw(), arp.operation.get());
     if mac != device.mac {
         return Err(DropReason::SpoofedMac);
     }
-    if sender != device.address.v4_network_order() && sender != 0 {
+    if sender != device.address.v4_network_order()
+        && sender != 0
+        && !(operation == Arp::REQUEST
+            && is_of_same_container(Address::from_v4_network_order(sender), device))
+    {
         return Err(DropReason::SpoofedAddress);
     }
     Ok(Verdict::Pass(Path::SlowPath))
+}
+
+/// Whether an address is one that the container has in another of its networks.
+#[inline(never)]
+fn is_of_same_container(address: Address, device: &Device) -> bool {
+    maps::subnet(&address)
+        .and_then(|subnet| maps::endpoint(subnet.network, &address))
+        .is_some_and(|endpoint| endpoint.container == device.container)
 }
 
 #[inline(always)]

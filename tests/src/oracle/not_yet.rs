@@ -13,12 +13,6 @@ pub enum NotYet {
     ErrorsThroughNat,
     /// Fragments of translated flows.
     FragmentsThroughNat,
-    /// A published port of a neighbour in a network without `enable_icc`: the answer is lost, for its ARP request is not
-    /// let through.
-    HairpinToIsolatedNeighbour,
-    /// A published port of a container that shares another network with the client: the answer leaves by that one and is
-    /// dropped as spoofed.
-    HairpinToSharedNetwork,
     /// A UDP socket of the host that uses two names of one container's port: answers come from the last one used.
     TwoNamesForOneSocket,
     /// A socket of the host binds a port of the masquerade pool that a container's flow to the same remote end has: the
@@ -27,12 +21,7 @@ pub enum NotYet {
 }
 
 /// Everything that does not work yet.
-pub const NOT_YET: &[NotYet] = &[
-    NotYet::HairpinToIsolatedNeighbour,
-    NotYet::HairpinToSharedNetwork,
-    NotYet::TwoNamesForOneSocket,
-    NotYet::HostSocketInThePool,
-];
+pub const NOT_YET: &[NotYet] = &[NotYet::TwoNamesForOneSocket, NotYet::HostSocketInThePool];
 
 /// Whether actions that need it are left out. With `WEFT_ORACLE_ALL` set nothing is, to see what has come to work.
 fn is_left_out(what: NotYet) -> bool {
@@ -83,19 +72,6 @@ fn fails(topology: &Topology, from: Place, to: Target, protocol: Option<Protocol
         }
         if size > UNFRAGMENTED {
             needed.push(NotYet::FragmentsThroughNat);
-        }
-    }
-    if let (Place::Container(client), Some((server, _))) = (from, published)
-        && client != server
-        && let (Some(client), Some(server)) = (topology.container(client), topology.container(server))
-    {
-        let by = topology.default_network(server);
-        for network in client.networks.iter().filter(|network| server.networks.contains(network)) {
-            if Some(*network) != by {
-                needed.push(NotYet::HairpinToSharedNetwork);
-            } else if topology.networks[*network].kind == NetworkKind::Isolated {
-                needed.push(NotYet::HairpinToIsolatedNeighbour);
-            }
         }
     }
     needed.into_iter().any(is_left_out)

@@ -1,6 +1,8 @@
 //! What the suites share: a usual host with a client outside, and waiting for something to become true.
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub mod fragments;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};

@@ -35,11 +35,14 @@ pub enum TcProgram {
     FromUplink,
     /// Egress of an uplink.
     ToUplink,
+    /// Ingress of the waiting room's exit.
+    FromWaitingRoom,
 }
 
 impl TcProgram {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink];
+    pub const ALL: [Self; 5] =
+        [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::FromWaitingRoom];
 
     /// Its name in the object.
     pub const fn name(self) -> &'static str {
@@ -48,12 +51,15 @@ impl TcProgram {
             Self::ToContainer => program::TO_CONTAINER,
             Self::FromUplink => program::FROM_UPLINK,
             Self::ToUplink => program::TO_UPLINK,
+            Self::FromWaitingRoom => program::FROM_WAITING_ROOM,
         }
     }
 
     fn attach_type(self) -> bpf_attach_type {
         match self {
-            Self::FromContainer | Self::FromUplink => bpf_attach_type::BPF_TCX_INGRESS,
+            Self::FromContainer | Self::FromUplink | Self::FromWaitingRoom => {
+                bpf_attach_type::BPF_TCX_INGRESS
+            }
             Self::ToContainer | Self::ToUplink => bpf_attach_type::BPF_TCX_EGRESS,
         }
     }

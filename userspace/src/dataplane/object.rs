@@ -122,6 +122,7 @@ fn load_object(maps: &Path, max_entries: &BTreeMap<&'static str, u32>) -> Result
         program::TO_CONTAINER,
         program::FROM_UPLINK,
         program::TO_UPLINK,
+        program::FROM_WAITING_ROOM,
         program::EXPIRE_FLOWS,
     ]);
     for (name, program) in ebpf.programs_mut() {

@@ -6,8 +6,9 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        BridgeStpState, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
+        InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage,
     },
 };
 use nix::errno::Errno;
@@ -368,6 +369,15 @@ impl Netlink {
         let operation = format!("remove device {name}");
         tolerate(self.change(&operation, RouteNetlinkMessage::DelLink(message), 0).await, &[Errno::ENODEV])
     }
+}
+
+/// A device that only passes frames on needs no address of its own, and a thousand ports that make one each, with duplicate address detection,
+/// keep every listener on netlink busy. `None` where the kernel has no IPv6: it refuses the attribute then.
+pub(super) fn no_ipv6_address() -> Option<LinkAttribute> {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    std::path::Path::new("/proc/sys/net/ipv6")
+        .exists()
+        .then(|| LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]))
 }
 
 fn parse_answer(message: RouteNetlinkMessage) -> Option<Link> {

@@ -5,6 +5,7 @@
 
 mod address;
 mod bridge;
+mod delay;
 mod error;
 mod forwarding;
 mod handle;
@@ -22,6 +23,7 @@ mod vxlan;
 
 pub use address::Address;
 pub use bridge::BridgeSpec;
+pub use delay::DelaySpec;
 pub use error::{Error, Result};
 pub use forwarding::{ForwardingEntry, Neighbour};
 pub use handle::Netlink;

@@ -53,6 +53,22 @@ pub fn set_ip_forward(on: bool) -> Result<()> {
     write(IP_FORWARD, if on { "1\n" } else { "0\n" })
 }
 
+/// Has a device answer ARP requests for everybody in its own subnet with its own address, at once
+/// (`proxy_arp_pvlan`, RFC 3069), or not. Answers whether that had to be changed.
+pub fn ensure_private_vlan(device: &str, on: bool) -> Result<bool> {
+    let answers = format!("/proc/sys/net/ipv4/conf/{device}/proxy_arp_pvlan");
+    let wanted = if on { "1" } else { "0" };
+    if read(&answers)?.trim() == wanted {
+        return Ok(false);
+    }
+    if on {
+        // By default the kernel waits for up to 0.8 s, for whoever has the address may answer as well.
+        write(&format!("/proc/sys/net/ipv4/neigh/{device}/proxy_delay"), "0")?;
+    }
+    write(&answers, wanted)?;
+    Ok(true)
+}
+
 /// Ports that the kernel never picks for a socket by itself (`net.ipv4.ip_local_reserved_ports`).
 pub fn ip_local_reserved_ports() -> Result<PortRanges> {
     let text = read(IP_LOCAL_RESERVED_PORTS)?;

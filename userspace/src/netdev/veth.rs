@@ -1,15 +1,13 @@
 //! veth pairs: a container's cable to its network.
 
-use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
-};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::{
     error::Result,
     handle::Netlink,
-    link::{Link, LinkKind, Outcome, VethPeer},
+    link::{Link, LinkKind, Outcome, VethPeer, no_ipv6_address},
     namespace::Namespace,
 };
 use crate::model::MacAddress;
@@ -117,15 +115,6 @@ impl VethSpec {
         };
         if self.up { message.up().build() } else { message.build() }
     }
-}
-
-/// A bridge port needs no address of its own, and a thousand ports that make one each, with duplicate address detection,
-/// keep every listener on netlink busy. `None` where the kernel has no IPv6: it refuses the attribute then.
-fn no_ipv6_address() -> Option<LinkAttribute> {
-    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-    std::path::Path::new("/proc/sys/net/ipv6")
-        .exists()
-        .then(|| LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]))
 }
 
 impl Netlink {

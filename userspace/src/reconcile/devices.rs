@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     model::MacAddress,
-    netdev::{self, BridgeSpec, Link, LinkKind, Netlink, Outcome, VxlanSpec},
+    netdev::{self, BridgeSpec, Link, LinkKind, Netlink, Outcome, VxlanSpec, sysctl},
 };
 
 /// MTU where no uplink gives one.
@@ -96,6 +96,10 @@ async fn ensure_one(
         }
     };
     changed |= ensure_gateway(network, bridge, netlink, kernel).await?;
+    // The client of a port that a member publishes may be another member. The answer is sent to the client's address,
+    // which the sender takes for a neighbour's, and ARP does not pass between members that may not talk to one another.
+    // So the bridge answers, and what is no answer is dropped with a reason.
+    sysctl::ensure_private_vlan(&spec.name, !network.inter_container)?;
     let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
     let Some(local) = vtep else {
         problems.push(Problem::new(
@@ -152,6 +156,7 @@ pub fn superfluous(state: &ResolvedState, kernel: &Kernel) -> Vec<Link> {
     let mut links: Vec<(&Link, bool)> = kernel
         .owned()
         .filter_map(|(link, owner)| match owner {
+            Owner::Host => None,
             Owner::Network(name) => {
                 let wanted = state.networks.get(&name).is_some_and(|network| {
                     link.name == network.bridge || network.vxlan.as_deref() == Some(&link.name)
@@ -173,6 +178,8 @@ pub fn superfluous(state: &ResolvedState, kernel: &Kernel) -> Vec<Link> {
 /// Devices that a daemon made and was killed before it marked them: of a name that it has used, and as the request that
 /// makes them leaves them. The name alone does not do, since a user can give any name to a bridge.
 pub fn unmarked<'a>(links: &'a [Link], leases: &Leases) -> Vec<&'a Link> {
+    let is_of_waiting_room = |name: &str| [names::WAITING_ROOM, names::WAITING_ROOM_EXIT].contains(&name);
+    let is_name_of_ours = |name: &String| leases.devices.contains(name) || is_of_waiting_room(name);
     let as_made = |link: &Link| match &link.kind {
         LinkKind::Bridge(bridge) => {
             // Its address is made from the gateway's ([`bridge_mac`]); by default a bridge snoops.
@@ -180,13 +187,10 @@ pub fn unmarked<'a>(links: &'a [Link], leases: &Leases) -> Vec<&'a Link> {
                 && link.mac_address.is_some_and(|mac| mac.0.starts_with(&BRIDGE_MAC_PREFIX))
         }
         LinkKind::Vxlan(_) => link.name.starts_with(names::VXLAN_PREFIX),
-        LinkKind::Veth(_) => link.name.starts_with(names::VETH_PREFIX),
+        LinkKind::Veth(_) => link.name.starts_with(names::VETH_PREFIX) || is_of_waiting_room(&link.name),
         LinkKind::Other(_) => false,
     };
-    links
-        .iter()
-        .filter(|link| link.is_unmarked() && leases.devices.contains(&link.name) && as_made(link))
-        .collect()
+    links.iter().filter(|link| link.is_unmarked() && is_name_of_ours(&link.name) && as_made(link)).collect()
 }
 
 /// Removes devices.

@@ -52,6 +52,8 @@ pub struct KernelFacts {
     pub addresses: HashMap<IpAddr, u32>,
     /// The uplinks towards the peers.
     pub peer_uplinks: BTreeMap<IpAddr, u32>,
+    /// Where fragments wait that come before the first of their datagram.
+    pub waiting_room: Option<u32>,
     /// Own tunnel address.
     pub vtep: Option<Ipv4Addr>,
     /// `net.ipv4.ip_forward`.
@@ -75,6 +77,7 @@ impl Default for KernelFacts {
             veths: BTreeMap::new(),
             addresses: HashMap::new(),
             peer_uplinks: BTreeMap::new(),
+            waiting_room: None,
             vtep: None,
             forwarding: false,
             bound: BoundPorts::default(),

@@ -114,7 +114,7 @@ impl Kernel {
             let before = self.links.iter().position(|link| link.ifindex == ifindex);
             let container = |link: &Link| match names::owner(link.alias.as_deref()?)? {
                 Owner::Endpoint { container, .. } => Some(container),
-                Owner::Network(_) => None,
+                Owner::Network(_) | Owner::Host => None,
             };
             match (before, now) {
                 (None, None) => {}

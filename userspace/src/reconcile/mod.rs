@@ -22,6 +22,7 @@ pub mod resolved;
 pub mod sysctls;
 pub mod tables;
 mod uplinks;
+mod waiting_room;
 
 pub use namespaces::reference as namespace_reference;
 pub use reconciler::{Applied, Depth, Error, Reconciler};

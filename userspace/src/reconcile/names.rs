@@ -5,6 +5,11 @@ const LONGEST_NAME: usize = 15;
 /// What every `ifalias` of weft begins with.
 const MARK: &str = "weft:";
 
+/// What fragments are sent into that come before the first of their datagram.
+pub const WAITING_ROOM: &str = "weft-wait";
+/// The other end of it.
+pub const WAITING_ROOM_EXIT: &str = "weft-back";
+
 /// How the names of vxlan devices begin.
 pub const VXLAN_PREFIX: &str = "vx-";
 /// How the names of the host's ends of veth pairs begin.
@@ -54,11 +59,18 @@ pub fn endpoint_alias(network: &str, container: &str) -> String {
     format!("{MARK}{network}/{container}")
 }
 
+/// The `ifalias` of both ends of the waiting room; no network has such a name.
+pub fn waiting_room_alias() -> String {
+    format!("{MARK}:waiting-room")
+}
+
 /// Whom a device belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     /// A network.
     Network(String),
+    /// The host as a whole: its waiting room.
+    Host,
     /// A container's interface in a network.
     Endpoint {
         /// The network.
@@ -75,6 +87,7 @@ pub fn owner(alias: &str) -> Option<Owner> {
         Some((network, container)) => {
             Owner::Endpoint { network: network.to_owned(), container: container.to_owned() }
         }
+        None if alias == waiting_room_alias() => Owner::Host,
         None => Owner::Network(rest.to_owned()),
     })
 }
@@ -98,6 +111,7 @@ mod tests {
             owner(&endpoint_alias("front", "web")),
             Some(Owner::Endpoint { network: "front".into(), container: "web".into() })
         );
+        assert_eq!(owner(&waiting_room_alias()), Some(Owner::Host));
         assert_eq!(owner("docker"), None);
     }
 

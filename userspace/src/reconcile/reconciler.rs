@@ -21,7 +21,7 @@ use super::{
     problem::Problem,
     programs,
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
-    sysctls, tables, uplinks,
+    sysctls, tables, uplinks, waiting_room,
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -106,6 +106,8 @@ pub struct Reconciler {
     kernel: Option<Kernel>,
     /// What the next round needs to work on a difference only. None after a round that left something to be done.
     memory: Option<Memory>,
+    /// Index of the device that fragments wait in.
+    waiting_room: Option<u32>,
     _state: StateLock,
     _namespace: NamespaceLock,
 }
@@ -138,6 +140,7 @@ impl Reconciler {
             applied: Applied::default(),
             kernel: None,
             memory: None,
+            waiting_room: None,
             _state: state,
             _namespace: namespace,
         })
@@ -314,6 +317,8 @@ impl Reconciler {
         if devices::ensure(&state, &uplinks, local, &self.netlink, &kernel, &mut problems).await {
             kernel.read_devices(&self.netlink).await?;
         }
+        self.waiting_room =
+            waiting_room::ensure(&self.netlink, &mut kernel, &self.dataplane, full, &mut problems).await;
         programs::ensure_bridges(&state, &kernel, &self.dataplane, &mut problems);
         if full {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);

@@ -114,6 +114,7 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
             flags: network_flags(network, facts),
             network: network.number,
             epoch: 0,
+            container: 0,
             address: Address::UNSPECIFIED,
             gateway: v4(network.gateway),
             address_v6: Address::UNSPECIFIED,
@@ -140,6 +141,7 @@ fn devices(state: &ResolvedState, facts: &KernelFacts) -> HashMap<u32, Device> {
             flags: if facts.forwarding { flags::FORWARDING } else { 0 },
             network: 0,
             epoch: 0,
+            container: 0,
             address: uplink.address.map_or(Address::UNSPECIFIED, v4),
             gateway: Address::UNSPECIFIED,
             address_v6: Address::UNSPECIFIED,
@@ -175,6 +177,7 @@ fn container_device(
         flags: endpoint_flags(endpoint, network, facts),
         network: network.number,
         epoch: endpoint.epoch,
+        container: container_number(id, state),
         address: v4(endpoint.address.ip()),
         gateway: v4(network.gateway),
         address_v6: Address::UNSPECIFIED,
@@ -188,6 +191,14 @@ fn container_device(
         uplink_mtu: facts.uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(u32::MAX),
     };
     Some((veth.ifindex, device))
+}
+
+/// A number for the container as a whole: the smallest epoch of its interfaces, for no other container has that.
+fn container_number(id: &EndpointId, state: &ResolvedState) -> u32 {
+    let first = EndpointId { container: id.container.clone(), network: String::new() };
+    let of_container =
+        state.endpoints.range(first..).take_while(|(other, _)| other.container == id.container);
+    of_container.map(|(_, endpoint)| endpoint.epoch).min().unwrap_or(0)
 }
 
 /// The UDP port of VXLAN on this host.
@@ -211,6 +222,7 @@ fn container_endpoint(
     let value = Endpoint {
         ifindex: veth.ifindex,
         epoch: endpoint.epoch,
+        container: container_number(id, state),
         mac: mac(endpoint.mac),
         gateway_mac: mac(bridge.mac),
         flags: endpoint_flags(endpoint, network, facts),
@@ -350,7 +362,7 @@ fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
         port_hold_ns: nanoseconds(PORT_HOLD),
         first_port: pool.first,
         last_port: pool.last,
-        waiting_room: 0,
+        waiting_room: facts.waiting_room.unwrap_or(0),
         reserved: [0; 8],
     }
 }

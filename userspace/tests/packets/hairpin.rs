@@ -7,9 +7,9 @@ use etherparse::IpNumber;
 
 use crate::{
     Result,
-    frames::{Frame, Socket},
+    frames::{Frame, Socket, arp},
     host::{Host, TCP, UDP, with_host},
-    topology::{A, A_AGAIN, B, BACK, C, Container, FRONT, HOST, HOST_2, REMOTE},
+    topology::{A, A_AGAIN, B, B_AGAIN, BACK, C, Container, FRONT, HOST, HOST_2, M, MESH, REMOTE},
 };
 
 /// A container reaches another through a published port, as `seen` by that one, and is answered by the port it asked.
@@ -197,6 +197,35 @@ fn a_client_that_was_replaced() -> Result {
         host.add_container(&Container { epoch: 1000, ..A_AGAIN })?;
         assert_eq!(host.expire()?, 1);
         assert!(host.is_empty()?);
+        Ok(())
+    })
+}
+
+/// The container is in the client's network as well, and answers its neighbour by that one, from the address that its
+/// port is published with. From another container that is a lie.
+#[test]
+fn an_answer_by_a_shared_network() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        let (asked, client) = ((HOST, 53), (A.address, 40_000));
+        host.container_sends(&A, &Frame::udp(client, asked).sent_by(&A))?.took(Path::HairpinIn);
+        let answer = Frame::udp((C.address, 53), client).sent_by(&B);
+        host.container_sends(&B, &answer)?.dropped(DropReason::SpoofedAddress);
+        host.add_container(&Container { container: C.container, ..B_AGAIN })?;
+        let expected = answer.clone().source(asked).destination(client).routed_to(&A).hop();
+        host.container_sends(&B, &answer)?.redirected(Path::HairpinOut, &expected);
+        // It asks for its neighbour with that address, but does not answer for it.
+        let mut request = arp(B.mac, B.mac, C.address, A.address);
+        host.container_sends_bytes(&B, &request)?.passed(Path::SlowPath);
+        request[21] = 2;
+        host.container_sends_bytes(&B, &request)?.dropped(DropReason::SpoofedAddress);
+        let strangers = arp(B.mac, B.mac, M.address, A.address);
+        host.container_sends_bytes(&B, &strangers)?.dropped(DropReason::SpoofedAddress);
+        // No other port of that address, and no flow that another network's client has.
+        let other = Frame::udp((C.address, 54), client).sent_by(&B);
+        host.container_sends(&B, &other)?.dropped(DropReason::SpoofedAddress);
+        host.add_container(&Container { container: C.container, network: &MESH, ..B_AGAIN })?;
+        host.container_sends(&B, &answer)?.dropped(DropReason::SpoofedAddress);
         Ok(())
     })
 }

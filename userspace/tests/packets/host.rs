@@ -154,6 +154,7 @@ impl Host {
         let endpoint = Endpoint {
             ifindex: if_nametoindex(container.device)?,
             epoch: container.epoch,
+            container: container.container,
             mac: mac(container.mac),
             gateway_mac: mac(network.gateway_mac),
             flags: network.flags,
@@ -164,6 +165,7 @@ impl Host {
             flags: network.flags,
             network: network.number,
             epoch: container.epoch,
+            container: container.container,
             address: address(container.address),
             gateway: address(network.gateway),
             prefix_length: 24,
@@ -388,6 +390,7 @@ const EMPTY: Device = Device {
     flags: 0,
     network: 0,
     epoch: 0,
+    container: 0,
     address: Address::UNSPECIFIED,
     gateway: Address::UNSPECIFIED,
     address_v6: Address::UNSPECIFIED,

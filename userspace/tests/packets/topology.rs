@@ -23,6 +23,8 @@ pub struct Container {
     pub address: Ipv4Addr,
     pub mac: [u8; 6],
     pub epoch: u32,
+    /// The same number for all interfaces of one container.
+    pub container: u32,
 }
 
 const OPEN: u32 = flags::INTER_CONTAINER | flags::MASQUERADE | flags::FORWARDING;
@@ -64,6 +66,7 @@ const fn container(device: &'static str, network: &'static Network, last: u8, ep
         address: Ipv4Addr::new(a, b, c, last),
         mac: [0x02, 0x42, a, b, c, last],
         epoch,
+        container: epoch,
     }
 }
 
@@ -73,6 +76,8 @@ pub static C: Container = container("veth-c", &BACK, 10, 102);
 pub static M: Container = container("veth-m", &MESH, 10, 103);
 /// What `A` is, for a container that follows it.
 pub const A_AGAIN: Container = container("veth-a", &FRONT, 10, 100);
+/// What `B` is.
+pub const B_AGAIN: Container = container("veth-b", &FRONT, 11, 101);
 pub static CONTAINERS: [&Container; 4] = [&A, &B, &C, &M];
 
 /// The device that leads to the world, and the router behind it.

@@ -110,6 +110,7 @@ impl Reconciler {
             veths: veths.collect(),
             addresses,
             peer_uplinks,
+            waiting_room: self.waiting_room,
             vtep,
             forwarding: kernel.forwarding,
             bound: self.bound.clone(),

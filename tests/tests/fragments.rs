@@ -1,0 +1,103 @@
+//! Datagrams in pieces, on the wire: in every order, some of them lost, and in a flood.
+
+mod common;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use common::{
+    OneHost,
+    fragments::{Fragments, ORDERS},
+    within,
+};
+use tests::Namespace;
+
+const COUNT: u32 = 10;
+
+/// Every datagram comes through and its answer comes back, either cut in this order.
+fn exchange(
+    tool: &Fragments,
+    from: &Namespace,
+    to: &Namespace,
+    address: &str,
+    ports: (u16, u16),
+) -> Result<()> {
+    for order in ORDERS {
+        let server = tool.answer(to, ports.1, order)?;
+        let answered = tool.ask(from, address, ports.0, order, COUNT)?;
+        ensure!(answered == 2 * COUNT, "{address}:{} in order {order}: {answered} of {}", ports.0, 2 * COUNT);
+        drop(server);
+    }
+    Ok(())
+}
+
+#[test]
+fn fragments_pass_in_every_order() -> Result<()> {
+    let it = OneHost::new("frags")?;
+    let tool = Fragments::new(&it.lab)?;
+    exchange(&tool, &it.web, &it.client, "192.0.2.100", (9001, 9001))?;
+    ensure!(it.packets("fragment_waits")? > 0, "nothing waited");
+    exchange(&tool, &it.client, &it.web, "192.0.2.1", (5353, 53))?;
+    exchange(&tool, &it.other, &it.web, "192.0.2.1", (5353, 53))?;
+    exchange(&tool, &it.shop, &it.web, "10.10.0.10", (53, 53))?;
+    exchange(&tool, &it.host, &it.web, "10.10.0.10", (53, 53))?;
+    for order in ["012", "210", "120", "22110"] {
+        let answered = tool.ping(&it.web, "192.0.2.100", order, COUNT)?;
+        ensure!(answered == COUNT, "echo in order {order}: {answered}");
+    }
+    ensure!(it.drops("fragment")? == 0, "{} dropped", it.drops("fragment")?);
+    it.lab.finish()
+}
+
+/// What has no first is dropped and counted, does not stay, and is in nobody's way for longer than that.
+#[test]
+fn fragments_without_a_first_do_no_harm() -> Result<()> {
+    let it = OneHost::new("orphans")?;
+    let tool = Fragments::new(&it.lab)?;
+    let _server = tool.answer(&it.client, 9001, "012345")?;
+    ensure!(tool.ask(&it.web, "192.0.2.100", 9001, "12345", 1)? == 0, "the first fragment was lost");
+    // Either of two datagrams: five fragments.
+    within(Duration::from_secs(2), "they are dropped", || Ok(it.drops("fragment")? == 10))?;
+
+    let mut flood = it.web.spawn(&tool.command("flood 192.0.2.100 9001 20000"))?;
+    let mut answered = 0;
+    let mut turns = 0;
+    while flood.status()?.is_none() {
+        answered += tool.ask(&it.shop, "192.0.2.100", 9001, "012345", COUNT)?;
+        turns += 1;
+    }
+    ensure!(
+        turns > 0 && answered == 2 * COUNT * turns,
+        "{answered} in order during the flood, {turns} turns"
+    );
+    let dropped = it.drops("fragment")?;
+    ensure!(dropped > 100, "{dropped} dropped");
+    // 67 ms later all of it is gone.
+    std::thread::sleep(Duration::from_millis(200));
+    let left = it.host.check("tc -s qdisc show dev weft-wait root")?;
+    ensure!(left.contains("backlog 0b 0p"), "{left}");
+    ensure!(tool.ask(&it.shop, "192.0.2.100", 9001, "543210", COUNT)? == 2 * COUNT, "after the flood");
+    it.lab.finish()
+}
+
+/// The waiting room is put right like every other device.
+#[test]
+fn the_waiting_room_comes_back() -> Result<()> {
+    let it = OneHost::new("room")?;
+    let tool = Fragments::new(&it.lab)?;
+    let _server = tool.answer(&it.client, 9001, "012345")?;
+    let works = || -> Result<bool> { Ok(tool.ask(&it.web, "192.0.2.100", 9001, "543210", 1)? == 2) };
+    ensure!(works()?, "at the start");
+    for (damage, limit) in [
+        ("ip link del weft-wait", 2),
+        ("ip link set weft-back down", 2),
+        ("tc qdisc replace dev weft-wait root pfifo limit 1", 12),
+    ] {
+        it.host.check(damage)?;
+        within(Duration::from_secs(limit), damage, || {
+            let queue = it.host.run("tc qdisc show dev weft-wait root")?;
+            Ok(queue.stdout.contains("tbf") && works()?)
+        })?;
+    }
+    it.lab.finish()
+}
