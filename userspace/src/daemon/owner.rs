@@ -150,15 +150,16 @@ impl Owner {
 
     /// Reads again the files that something was heard of.
     pub async fn reload_some(&mut self, heard: Heard) {
-        let stopwatch = Stopwatch::start();
-        let Heard::Files(files) = heard else { return self.reload().await };
         if !self.watched {
             return;
         }
-        let Some(touched) = file::update(&self.files, &files, &mut self.known, &mut self.desired) else {
-            return self.reload().await;
+        let stopwatch = Stopwatch::start();
+        let touched = match &heard {
+            Heard::Files(files) => file::update(&self.files, files, &mut self.known, &mut self.desired),
+            Heard::Anything => None,
         };
-        tracing::debug!(elapsed = ?stopwatch.taken().elapsed, files = files.len(), "files read");
+        let Some(touched) = touched else { return self.reload_all(stopwatch).await };
+        tracing::debug!(elapsed = ?stopwatch.taken().elapsed, "files read");
         if !touched.is_empty() {
             tracing::info!("the files have changed");
             self.round_of(Depth::Changes, Some(&touched)).await;
@@ -168,10 +169,12 @@ impl Owner {
 
     /// Reads the files again. Bad ones change nothing.
     pub async fn reload(&mut self) {
-        if !self.watched {
-            return;
+        if self.watched {
+            self.reload_all(Stopwatch::start()).await;
         }
-        let stopwatch = Stopwatch::start();
+    }
+
+    async fn reload_all(&mut self, stopwatch: Stopwatch) {
         let loaded = file::load(&self.files, &mut self.known);
         tracing::debug!(elapsed = ?stopwatch.taken().elapsed, "all files read");
         match loaded {

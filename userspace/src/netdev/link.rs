@@ -20,6 +20,10 @@ use super::{
 };
 use crate::model::MacAddress;
 
+/// How often a device that was set up is read until it runs, and the pause between.
+const SETTLING_READS: usize = 50;
+const SETTLING_PAUSE: Duration = Duration::from_millis(2);
+
 /// A device as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -336,6 +340,24 @@ impl Netlink {
         )
         .await?;
         Ok(true)
+    }
+
+    /// Waits until packets pass a device that was set up: only the kernel's link watch, a moment later, gives it a queue
+    /// and has the bridge forward to it. Since Linux 6.8 reading the device does that at once; `false` if it has not been
+    /// done after 100 ms.
+    pub async fn wait_until_running(&self, ifindex: u32) -> Result<bool> {
+        for _ in 0..SETTLING_READS {
+            let message = LinkUnspec::new_with_index(ifindex).build();
+            let operation = format!("look up device with index {ifindex}");
+            let answer = self.get(&operation, RouteNetlinkMessage::GetLink(message)).await?;
+            if let Some(RouteNetlinkMessage::NewLink(link)) = answer
+                && link.header.flags.contains(LinkFlags::Running)
+            {
+                return Ok(true);
+            }
+            tokio::time::sleep(SETTLING_PAUSE).await;
+        }
+        Ok(false)
     }
 
     /// Sets the loopback device up; `true` if it was down. The kernel gives it 127.0.0.1 and ::1 itself.

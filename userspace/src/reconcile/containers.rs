@@ -32,6 +32,9 @@ const RECHECK_AFTER: Duration = Duration::from_secs(6);
 /// All interfaces are looked at in this many steps, each short enough to keep nothing waiting.
 const STEPS: usize = 80;
 
+/// Of up to so many interfaces that a round makes it is waited for that packets pass.
+const MOST_PATHS: usize = 16;
+
 /// What an interface was when it was last looked at as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shape {
@@ -85,6 +88,27 @@ pub struct Pending {
     id: EndpointId,
     /// The host side.
     pub device: String,
+    /// What has to run before a packet passes; not of so many that they need time anyway.
+    path: Option<Path>,
+}
+
+/// The devices from a container to its network.
+#[derive(Debug)]
+struct Path {
+    inside: Netlink,
+    container: u32,
+    veth: u32,
+    bridge: u32,
+}
+
+impl Path {
+    async fn wait_until_running(&self, host: &Netlink) -> crate::netdev::Result<()> {
+        // In this order: the bridge runs once one of its ports does.
+        self.inside.wait_until_running(self.container).await?;
+        host.wait_until_running(self.veth).await?;
+        host.wait_until_running(self.bridge).await?;
+        Ok(())
+    }
 }
 
 impl Containers {
@@ -153,12 +177,13 @@ impl Containers {
                 continue;
             }
             match ensure_one(&shape, netlink, dataplane).await {
-                Ok((ifindex, peer)) => {
+                Ok((ifindex, peer, path)) => {
                     self.verified.insert(
                         id.clone(),
                         Verified { ifindex, peer, shape: shape.clone(), at: Instant::now(), doubted: false },
                     );
-                    pending.push(Pending { id: id.clone(), device: shape.spec.name });
+                    let path = (pending.len() < MOST_PATHS).then_some(path);
+                    pending.push(Pending { id: id.clone(), device: shape.spec.name, path });
                 }
                 Err(reason) => {
                     self.verified.remove(id);
@@ -188,7 +213,7 @@ impl Containers {
         for (_, _, id) in due {
             let Some(verified) = self.verified.get_mut(&id) else { continue };
             match ensure_one(&verified.shape, host.netlink, host.dataplane).await {
-                Ok(found) if found == (verified.ifindex, verified.peer) => {
+                Ok((ifindex, peer, _)) if (ifindex, peer) == (verified.ifindex, verified.peer) => {
                     verified.at = Instant::now();
                     verified.doubted = false;
                 }
@@ -215,10 +240,20 @@ impl Containers {
             })
     }
 
-    /// Sets the host sides up, now that every packet meets its programs and the programs find their maps filled.
+    /// Sets the host sides up, now that every packet meets its programs and the programs find their maps filled, and
+    /// waits until packets pass.
     pub async fn bring_up(&mut self, pending: &[Pending], netlink: &Netlink, problems: &mut Vec<Problem>) {
-        for Pending { id, device } in pending {
-            if let Err(error) = netlink.ensure_link_up(device).await {
+        let mut results = Vec::new();
+        for Pending { device, .. } in pending {
+            results.push(netlink.ensure_link_up(device).await.map(drop));
+        }
+        for (Pending { path, .. }, result) in pending.iter().zip(&mut results) {
+            if let (Some(path), Ok(())) = (path, &result) {
+                *result = path.wait_until_running(netlink).await;
+            }
+        }
+        for (Pending { id, .. }, result) in pending.iter().zip(results) {
+            if let Err(error) = result {
                 self.verified.remove(id);
                 self.failed.insert(id.clone());
                 let object = format!("container {} in network {}", id.container, id.network);
@@ -258,7 +293,7 @@ async fn ensure_one(
     shape: &Shape,
     netlink: &Netlink,
     dataplane: &Dataplane,
-) -> Result<(u32, Option<VethPeer>), String> {
+) -> Result<(u32, Option<VethPeer>, Path), String> {
     let text = |error: crate::netdev::Error| error.to_string();
     let namespace = reopen(&shape.namespace)?;
     let inside = Netlink::in_namespace(&namespace).await.map_err(text)?;
@@ -274,7 +309,8 @@ async fn ensure_one(
         LinkKind::Veth(peer) => peer,
         _ => None,
     });
-    Ok((ensured.ifindex, peer))
+    let (container, veth) = (ensured.container_ifindex, ensured.ifindex);
+    Ok((veth, peer, Path { inside, container, veth, bridge: shape.spec.bridge }))
 }
 
 async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
