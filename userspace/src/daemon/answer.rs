@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::owner::{Owner, located};
+use super::owner::{Owner, Stopwatch, located};
 use crate::{
     config::{Known, Loaded},
     control::protocol::{Reply, Request},
@@ -12,7 +12,7 @@ use crate::{
         file::{self, FileError},
         once,
     },
-    reconcile::{changes, sysctls},
+    reconcile::{Depth, changes, sysctls},
 };
 
 fn load(files: &[PathBuf], texts: Option<Vec<String>>) -> Result<(Known, Loaded), Vec<FileError>> {
@@ -66,13 +66,33 @@ impl Owner {
 
     async fn apply(&mut self, files: Vec<PathBuf>, texts: Option<Vec<String>>) -> Reply {
         let watched = texts.is_none();
+        if watched && self.watches(&files) {
+            return self.apply_watched().await;
+        }
+        let stopwatch = Stopwatch::start();
         let loaded = match load(&files, texts) {
             Ok(loaded) => loaded,
             Err(errors) => return Reply::BadInput(errors),
         };
         let before = self.state().clone();
-        self.adopt(files, watched, loaded).await;
+        self.adopt(files, watched, loaded, stopwatch).await;
         self.changes_since(&before)
+    }
+
+    /// The daemon takes these files over by itself; now instead of in a moment, and only those that are others.
+    async fn apply_watched(&mut self) -> Reply {
+        let before = self.state().clone();
+        let applied = self.reload().await;
+        if !self.errors.is_empty() {
+            return Reply::BadInput(self.errors.clone());
+        }
+        if !applied {
+            self.round(Depth::Changes).await;
+        }
+        match file::missing_namespaces(&self.desired) {
+            missing if missing.is_empty() => self.changes_since(&before),
+            missing => Reply::BadInput(missing),
+        }
     }
 
     fn changes_since(&self, before: &crate::reconcile::resolved::ResolvedState) -> Reply {

@@ -27,10 +27,10 @@ pub(super) struct Taken {
 }
 
 #[derive(Debug)]
-struct Stopwatch(Instant, Duration);
+pub(super) struct Stopwatch(Instant, Duration);
 
 impl Stopwatch {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         Self(Instant::now(), cpu_time())
     }
 
@@ -158,42 +158,48 @@ impl Owner {
             Heard::Files(files) => file::update(&self.files, files, &mut self.known, &mut self.desired),
             Heard::Anything => None,
         };
-        let Some(touched) = touched else { return self.reload_all(stopwatch).await };
-        tracing::debug!(elapsed = ?stopwatch.taken().elapsed, "files read");
-        if !touched.is_empty() {
-            tracing::info!("the files have changed");
-            self.round_of(Depth::Changes, Some(&touched)).await;
-            self.last_apply = Some(stopwatch.taken());
-        }
+        self.take_over(touched, stopwatch).await;
     }
 
-    /// Reads the files again. Bad ones change nothing.
-    pub async fn reload(&mut self) {
-        if self.watched {
-            self.reload_all(Stopwatch::start()).await;
+    /// Reads again the files that are others than those last read. Bad ones change nothing. Answers whether that led to a
+    /// round.
+    pub async fn reload(&mut self) -> bool {
+        if !self.watched {
+            return false;
         }
+        let stopwatch = Stopwatch::start();
+        let touched = file::refresh(&self.files, &mut self.known, &mut self.desired);
+        self.take_over(touched, stopwatch).await
     }
 
-    async fn reload_all(&mut self, stopwatch: Stopwatch) {
-        let loaded = file::load(&self.files, &mut self.known);
-        tracing::debug!(elapsed = ?stopwatch.taken().elapsed, "all files read");
-        match loaded {
-            Ok(loaded) => {
-                self.errors.clear();
-                if loaded != self.desired {
-                    tracing::info!("the files have changed");
+    /// After the files were read, and these containers found to be others; `None`: all files have to be loaded.
+    async fn take_over(&mut self, touched: Option<BTreeSet<String>>, stopwatch: Stopwatch) -> bool {
+        if touched.is_none() {
+            match file::load(&self.files, &mut self.known) {
+                Ok(loaded) => {
+                    self.errors.clear();
+                    if loaded == self.desired {
+                        return false;
+                    }
                     self.desired = loaded;
-                    self.round_of(Depth::Changes, None).await;
-                    self.last_apply = Some(stopwatch.taken());
                 }
-            }
-            Err(errors) => {
-                for error in &errors {
-                    tracing::error!(%error, "bad file; the last good state stays");
+                Err(errors) => {
+                    for error in &errors {
+                        tracing::error!(%error, "bad file; the last good state stays");
+                    }
+                    self.errors = errors;
+                    return false;
                 }
-                self.errors = errors;
             }
         }
+        if touched.as_ref().is_some_and(BTreeSet::is_empty) {
+            return false;
+        }
+        let read = stopwatch.taken().elapsed;
+        tracing::info!(?read, everything = touched.is_none(), "the files have changed");
+        self.round_of(Depth::Changes, touched.as_ref()).await;
+        self.last_apply = Some(stopwatch.taken());
+        true
     }
 
     /// Reads the files again if they are others than those last read: not every change makes an event.
@@ -203,12 +209,18 @@ impl Owner {
         }
     }
 
-    /// Takes other files as the state.
+    /// Whether these are the files that the daemon watches.
+    pub(super) fn watches(&self, files: &[PathBuf]) -> bool {
+        self.watched && self.files == files
+    }
+
+    /// Takes other files as the state, whose reading began with the stopwatch.
     pub(super) async fn adopt(
         &mut self,
         files: Vec<PathBuf>,
         watched: bool,
         (known, loaded): (Known, Loaded),
+        stopwatch: Stopwatch,
     ) {
         self.files = files;
         self.watched = watched;
@@ -216,6 +228,7 @@ impl Owner {
         self.desired = loaded;
         self.errors.clear();
         self.round_of(Depth::Changes, None).await;
+        self.last_apply = Some(stopwatch.taken());
     }
 
     /// The files that declare the state and are to be watched.

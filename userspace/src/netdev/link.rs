@@ -1,6 +1,9 @@
 //! Links: what the kernel tells about a device, and the operations common to all kinds.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
@@ -20,8 +23,7 @@ use super::{
 };
 use crate::model::MacAddress;
 
-/// How often a device that was set up is read until it runs, and the pause between.
-const SETTLING_READS: usize = 50;
+/// A device that was set up is read this often until it runs.
 const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 
 /// A device as the kernel describes it.
@@ -342,22 +344,21 @@ impl Netlink {
         Ok(true)
     }
 
-    /// Waits until packets pass a device that was set up: only the kernel's link watch, a moment later, gives it a queue
-    /// and has the bridge forward to it. Since Linux 6.8 reading the device does that at once; `false` if it has not been
-    /// done after 100 ms.
-    pub async fn wait_until_running(&self, ifindex: u32) -> Result<bool> {
-        for _ in 0..SETTLING_READS {
+    /// Waits until packets pass a device that was set up, but no longer than until `end`: only the kernel's link watch, a
+    /// moment later, gives it a queue and has the bridge forward to it. Since Linux 6.8 reading the device does that at
+    /// once.
+    pub async fn wait_until_running(&self, ifindex: u32, end: Instant) -> Result<()> {
+        loop {
             let message = LinkUnspec::new_with_index(ifindex).build();
             let operation = format!("look up device with index {ifindex}");
             let answer = self.get(&operation, RouteNetlinkMessage::GetLink(message)).await?;
-            if let Some(RouteNetlinkMessage::NewLink(link)) = answer
-                && link.header.flags.contains(LinkFlags::Running)
-            {
-                return Ok(true);
+            let runs = matches!(&answer, Some(RouteNetlinkMessage::NewLink(link))
+                if link.header.flags.contains(LinkFlags::Running));
+            if runs || Instant::now() >= end {
+                return Ok(());
             }
             tokio::time::sleep(SETTLING_PAUSE).await;
         }
-        Ok(false)
     }
 
     /// Sets the loopback device up; `true` if it was down. The kernel gives it 127.0.0.1 and ::1 itself.

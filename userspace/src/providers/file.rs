@@ -67,6 +67,15 @@ pub fn update(
     known.update(changed, loaded)
 }
 
+/// The same for whatever is not as it was read last, events or not: it looks at every file.
+pub fn refresh(sources: &[PathBuf], known: &mut Known, loaded: &mut Loaded) -> Option<BTreeSet<String>> {
+    let (before, now) = (known.stamps(), stamps(sources));
+    let gone = before.keys().filter(|file| !now.contains_key(*file));
+    let others = now.iter().filter(|(file, stamp)| before.get(*file) != Some(*stamp)).map(|(file, _)| file);
+    let changed = gone.chain(others).map(PathBuf::from).collect();
+    known.update(&changed, loaded)
+}
+
 /// Whether the sources are those last read: not every change makes an event.
 pub fn is_current(sources: &[PathBuf], known: &Known) -> bool {
     *known.stamps() == stamps(sources)
@@ -148,6 +157,12 @@ pub fn load_checked(sources: &[PathBuf], known: &mut Known) -> Result<Loaded, Ve
 }
 
 pub(super) fn checked(loaded: Loaded) -> Result<Loaded, Vec<FileError>> {
+    let errors = missing_namespaces(&loaded);
+    if errors.is_empty() { Ok(loaded) } else { Err(errors) }
+}
+
+/// The namespaces that are named and do not exist.
+pub fn missing_namespaces(loaded: &Loaded) -> Vec<FileError> {
     let mut errors = Vec::new();
     for (name, container) in &loaded.state.containers {
         let reason = match namespace_reference(container) {
@@ -158,9 +173,9 @@ pub(super) fn checked(loaded: Loaded) -> Result<Loaded, Vec<FileError>> {
             },
             Some(Err(reason)) => reason.to_owned(),
         };
-        errors.push(at_service(&loaded, name, reason));
+        errors.push(at_service(loaded, name, reason));
     }
-    if errors.is_empty() { Ok(loaded) } else { Err(errors) }
+    errors
 }
 
 fn at_service(loaded: &Loaded, name: &str, reason: String) -> FileError {

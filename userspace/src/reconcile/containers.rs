@@ -32,8 +32,10 @@ const RECHECK_AFTER: Duration = Duration::from_secs(6);
 /// All interfaces are looked at in this many steps, each short enough to keep nothing waiting.
 const STEPS: usize = 80;
 
-/// Of up to so many interfaces that a round makes it is waited for that packets pass.
+/// Of up to so many interfaces that a round makes it is waited for that packets pass,
 const MOST_PATHS: usize = 16;
+/// and at most this long for all of them.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// What an interface was when it was last looked at as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,12 +104,11 @@ struct Path {
 }
 
 impl Path {
-    async fn wait_until_running(&self, host: &Netlink) -> crate::netdev::Result<()> {
+    async fn wait_until_running(&self, host: &Netlink, end: Instant) -> crate::netdev::Result<()> {
         // In this order: the bridge runs once one of its ports does.
-        self.inside.wait_until_running(self.container).await?;
-        host.wait_until_running(self.veth).await?;
-        host.wait_until_running(self.bridge).await?;
-        Ok(())
+        self.inside.wait_until_running(self.container, end).await?;
+        host.wait_until_running(self.veth, end).await?;
+        host.wait_until_running(self.bridge, end).await
     }
 }
 
@@ -247,9 +248,10 @@ impl Containers {
         for Pending { device, .. } in pending {
             results.push(netlink.ensure_link_up(device).await.map(drop));
         }
+        let end = Instant::now() + LONGEST_WAIT;
         for (Pending { path, .. }, result) in pending.iter().zip(&mut results) {
             if let (Some(path), Ok(())) = (path, &result) {
-                *result = path.wait_until_running(netlink).await;
+                *result = path.wait_until_running(netlink, end).await;
             }
         }
         for (Pending { id, .. }, result) in pending.iter().zip(results) {

@@ -187,8 +187,8 @@ const NETWORKS: &str = "networks:\n  net0: { ipam: { config: [ { subnet: 10.0.0.
                         driver_opts: { com.docker.network.driver.overlay.vxlanid_list: 7 }, ipam: { config: [ { subnet: \
                         10.1.0.0/24 } ] } }\n";
 
-/// Makes edits and reads only the files edited, where that is enough; after each a fresh load of all files must find the
-/// same. Answers how often it was enough.
+/// Makes edits and reads only the files edited, in turns as told and as found by looking at all files, where that is
+/// enough; after each a fresh load of all files must find the same. Answers how often it was enough.
 fn compare(rounds: Vec<Vec<Edit>>) -> Result<usize, TestCaseError> {
     let root = tempfile::tempdir()?;
     let sources = [root.path().to_owned()];
@@ -197,7 +197,7 @@ fn compare(rounds: Vec<Vec<Edit>>) -> Result<usize, TestCaseError> {
     let mut loaded =
         load(&sources, &mut known).map_err(|errors| TestCaseError::fail(format!("{errors:?}")))?;
     let mut enough = 0;
-    for edits in rounds {
+    for (round, edits) in rounds.into_iter().enumerate() {
         let mut changed = BTreeSet::new();
         for Edit { file, text } in edits {
             let path = root.path().join(format!("f{file}.yaml"));
@@ -212,7 +212,11 @@ fn compare(rounds: Vec<Vec<Edit>>) -> Result<usize, TestCaseError> {
         }
         let fresh = load(&sources, &mut Known::default());
         let before = loaded.clone();
-        match update(&sources, &changed, &mut known, &mut loaded) {
+        let touched = match round % 2 {
+            0 => update(&sources, &changed, &mut known, &mut loaded),
+            _ => refresh(&sources, &mut known, &mut loaded),
+        };
+        match touched {
             Some(touched) => {
                 enough += 1;
                 let (old, new) = (&before.state.containers, &loaded.state.containers);
