@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write,
-    fs,
     net::SocketAddr,
     ops::Range,
     thread,
@@ -10,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 use serde::Serialize;
 
 use super::{Cost, Plan, probe::Probe};
@@ -163,16 +166,10 @@ fn one_more_each(
     })
 }
 
-/// CPU time of all threads of the daemon so far.
+/// CPU time of all threads of the daemon so far, those that have ended included.
 fn cpu_ms(daemon: &Daemon) -> Result<f64> {
-    let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
-        // Time on a CPU, time waiting for one, number of turns.
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        let on_cpu = text.split_whitespace().next().context("an empty schedstat")?;
-        nanoseconds += on_cpu.parse::<u64>()?;
-    }
-    Ok(nanoseconds as f64 / 1e6)
+    let clock = clock_getcpuclockid(Pid::from_raw(daemon.pid().try_into()?))?;
+    Ok(Duration::from(clock_gettime(clock)?).as_secs_f64() * 1e3)
 }
 
 fn name(index: usize) -> String {
