@@ -52,8 +52,8 @@ static MAPPINGS: HashMap<MappingKey, Mapping, 262144, ON_DEMAND> = HashMap::new(
 static HOST_SOCKETS: LruHashMap<HostSocketKey, HostSocketValue, 16384> = LruHashMap::new();
 #[btf_map(name = "fragments")]
 static FRAGMENTS: LruHashMap<FragmentKey, Fragments, 8192> = LruHashMap::new();
-#[btf_map(name = "icmp_budget")]
-static ICMP_BUDGET: PerCpuArray<IcmpBudget, 1> = PerCpuArray::new();
+#[btf_map(name = "icmp_budgets")]
+static ICMP_BUDGETS: LruHashMap<u32, IcmpBudget, 4096> = LruHashMap::new();
 #[btf_map(name = "settings")]
 static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map(name = "counters")]
@@ -265,10 +265,19 @@ pub fn add_fragments(key: &FragmentKey, value: &Fragments) {
     let _ = FRAGMENTS.insert(key, value, u64::from(BPF_ANY));
 }
 
+/// The budget of a device, made where there is none.
 #[inline(always)]
-pub fn icmp_budget<'a>() -> Option<&'a mut IcmpBudget> {
-    // SAFETY: the slot is this CPU's, and no other program runs on it meanwhile.
-    ICMP_BUDGET.get_ptr_mut(0).map(|budget| unsafe { &mut *budget })
+pub fn icmp_budget<'a>(ifindex: u32) -> Option<&'a mut IcmpBudget> {
+    let budget = match ICMP_BUDGETS.get_ptr_mut(&ifindex) {
+        Some(budget) => budget,
+        None => {
+            let empty = IcmpBudget { filled_ns: 0, tokens: 0 };
+            let _ = ICMP_BUDGETS.insert(&ifindex, &empty, u64::from(BPF_NOEXIST));
+            ICMP_BUDGETS.get_ptr_mut(&ifindex)?
+        }
+    };
+    // SAFETY: a map value. Two CPUs that fill or take at once may lose or win a token.
+    Some(unsafe { &mut *budget })
 }
 
 #[inline(always)]

@@ -13,8 +13,8 @@ use crate::{
     verdict::Verdict,
 };
 
-/// ICMP errors that one CPU sends in a second, and at once: half of what Linux allows itself (`icmp_msgs_per_sec`,
-/// `icmp_msgs_burst`), which counts for the whole machine.
+/// ICMP errors that leave by one device in a second, and at once: half of what Linux allows itself (`icmp_msgs_per_sec`,
+/// `icmp_msgs_burst`). Each device has its own, so that no container uses up what another's path MTU discovery needs.
 const ERRORS_PER_SECOND: u64 = 500;
 const BURST: u64 = 50;
 const INTERVAL_NS: u64 = 1_000_000_000 / ERRORS_PER_SECOND;
@@ -48,7 +48,7 @@ fn answer(packet: Packet, reason: DropReason, source: &Address) -> bool {
     let Some(scratch) = maps::scratch() else { return false };
     let parsed = &scratch.parsed;
     let Some(message) = message(reason, parsed.is_v6, scratch.mtu) else { return false };
-    if parsed.fragment() == Fragment::Later || parsed.is_icmp_error || !may_send() {
+    if parsed.fragment() == Fragment::Later || parsed.is_icmp_error || !may_send(packet.device()) {
         return false;
     }
     let sender = if parsed.local() == Side::Source { &parsed.tuple.local } else { &parsed.tuple.remote };
@@ -79,10 +79,10 @@ fn message(reason: DropReason, is_v6: bool, mtu: u16) -> Option<Message> {
     })
 }
 
-/// Takes one token of this CPU's bucket.
+/// Takes one token of the device's bucket.
 #[inline(always)]
-fn may_send() -> bool {
-    let Some(budget) = maps::icmp_budget() else { return false };
+fn may_send(ifindex: u32) -> bool {
+    let Some(budget) = maps::icmp_budget(ifindex) else { return false };
     let now = helpers::now_ns();
     let earned = now.wrapping_sub(budget.filled_ns) / INTERVAL_NS;
     if earned > 0 {

@@ -1,8 +1,7 @@
 //! The oracle: weft against the kernel's own way, on random topologies with random actions.
 //!
 //! `WEFT_ORACLE_CASES` is the number of cases (500), `WEFT_ORACLE_SEED` the seed of the first (1), `WEFT_ORACLE_STAGES` the
-//! pairs of labs at one time (5). `WEFT_ORACLE_CASE` is the description of one case to replay;
-//! `WEFT_ORACLE_ALL` leaves out nothing of what weft is known not to do yet.
+//! pairs of labs at one time (5). `WEFT_ORACLE_CASE` is the description of one case to replay.
 
 use std::{
     env, fs,

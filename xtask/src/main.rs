@@ -5,6 +5,7 @@ mod build;
 mod command;
 mod demo;
 mod lint;
+mod miri;
 mod run;
 mod setup;
 mod test;
@@ -30,6 +31,8 @@ enum Command {
     Test(test::Options),
     /// Check formatting, and run clippy for this machine and for the BPF target
     Lint(lint::Options),
+    /// Run the tests of the shared logic in Miri, which finds undefined behaviour
+    Miri(miri::Options),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
+        Command::Miri(options) => miri::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -135,7 +135,7 @@ pod! {
         pub identification: u32,
     }
 
-    /// Map `icmp_budget`: how many ICMP errors this CPU may still send (RFC 1812 section 4.3.2.8).
+    /// Value of map `icmp_budgets`: how many ICMP errors may still leave by a device (RFC 1812 section 4.3.2.8).
     pub struct IcmpBudget [16] {
         /// When tokens were last added.
         pub filled_ns: u64,

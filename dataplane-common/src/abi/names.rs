@@ -35,8 +35,8 @@ pub mod map {
     pub const HOST_SOCKETS: &str = "host_sockets";
     /// [`super::super::FragmentKey`] -> [`super::super::Fragments`], least recently used go first.
     pub const FRAGMENTS: &str = "fragments";
-    /// 0 -> per-CPU [`super::super::IcmpBudget`].
-    pub const ICMP_BUDGET: &str = "icmp_budget";
+    /// ifindex -> [`super::super::IcmpBudget`], least recently used go first.
+    pub const ICMP_BUDGETS: &str = "icmp_budgets";
     /// 0 -> [`super::super::Settings`].
     pub const SETTINGS: &str = "settings";
     /// [`super::super::Path`] -> per-CPU [`super::super::Counter`].

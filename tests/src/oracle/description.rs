@@ -315,6 +315,24 @@ impl Topology {
         find(binding).or_else(|| find(Binding::Any))
     }
 
+    /// The container and port that a socket of this host reaches with a datagram, if it is led to one by a published port.
+    pub fn led_to(&self, host: usize, to: Target) -> Option<(usize, u16)> {
+        let binding = match to.address {
+            Address::Uplink(it) if it == host => Binding::Uplink,
+            Address::Gateway(network) if self.networks[network].is_on(host) => Binding::Any,
+            Address::Loopback => Binding::Loopback,
+            _ => return None,
+        };
+        let (slot, found) = self.publication(host, binding, Protocol::Udp, to.port)?;
+        Some((slot, found.behind(to.port)))
+    }
+
+    /// The same for a container's address, which needs no leading.
+    pub fn served_by(&self, host: usize, to: Target) -> Option<(usize, u16)> {
+        let Address::Container(slot, _) = to.address else { return self.led_to(host, to) };
+        Some((slot, to.port))
+    }
+
     /// Makes a change; `false` if it makes no sense here.
     pub fn apply(&mut self, change: &Change) -> bool {
         match change {

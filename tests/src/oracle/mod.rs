@@ -11,7 +11,6 @@ pub mod description;
 pub mod generator;
 pub mod kernel;
 pub mod kernel_rules;
-pub mod not_yet;
 pub mod observation;
 pub mod rules;
 pub mod runner;

@@ -20,7 +20,7 @@ pub struct Rule {
 }
 
 /// All rules.
-pub static RULES: [Rule; 2] = [
+pub static RULES: [Rule; 4] = [
     Rule {
         name: "external-ports",
         reason: "weft chooses a random external port out of a pool that the host's own sockets never use, so that it can \
@@ -46,6 +46,32 @@ pub static RULES: [Rule; 2] = [
                 Action::Ping { to, .. } => matches!(to, Address::Gateway(_)),
             };
             action.from() == Place::Client && to_gateway(it.datagram) && lost(it)
+        },
+        applied: AtomicU64::new(0),
+    },
+    Rule {
+        name: "two-names",
+        reason: "a UDP socket of the host is led to the container, and sees in `recvmsg` the last name that it used for it; \
+             netfilter keeps one connection for each name",
+        covers: |topology, action, it| {
+            let (Action::Udp { from: Place::Host(host), to, .. }, Some(datagram)) = (action, it.datagram)
+            else {
+                return false;
+            };
+            let server = |index: usize| topology.served_by(*host, to[index].0);
+            matches!(it.fact.as_str(), "answer from" | "source port")
+                && server(datagram).is_some()
+                && (0..to.len()).any(|other| other != datagram && server(other) == server(datagram))
+        },
+        applied: AtomicU64::new(0),
+    },
+    Rule {
+        name: "host-sockets-in-the-pool",
+        reason: "a port of the masquerade pool belongs to the container's flow that had it first, towards its remote end; \
+             netfilter changes the port of whoever comes second",
+        covers: |_, action, it| {
+            matches!(action, Action::Udp { from: Place::Host(_), source: Some(_), .. })
+                && (lost(it) || it.fact == "source port")
         },
         applied: AtomicU64::new(0),
     },

@@ -226,8 +226,11 @@ fn errors_that_are_not_sent() -> Result {
             assert_eq!(outcome.drop, Some(DropReason::TimeToLive));
             refused += u32::from(outcome.verdict == crate::outcome::Verdict::Redirect);
         }
-        // 50 at once on each CPU, and 500 in a second.
+        // 50 at once, and 500 in a second.
         assert!((50..200).contains(&refused), "{refused} errors for 200 packets");
+        // A container's budget is its own.
+        let expired = Frame::udp((B.address, 25_000), (REMOTE, 53)).sent_by(&B).ttl(1);
+        assert_eq!(host.container_sends(&B, &expired)?.verdict, crate::outcome::Verdict::Redirect);
         Ok(())
     })
 }
