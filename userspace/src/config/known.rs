@@ -94,10 +94,15 @@ impl Known {
         Ok(loaded)
     }
 
-    /// Reads again those of these files that changed, came or went, where all others are as they were when `loaded`, the
-    /// outcome of the last good reading, was read. Answers the services that are others now. `None`: all files have to be
-    /// loaded again.
-    pub fn update(&mut self, files: &BTreeSet<PathBuf>, loaded: &mut Loaded) -> Option<BTreeSet<String>> {
+    /// Reads again those of these files that changed or came, and forgets those that a directory of the sources no longer
+    /// lists, where all others are as they were when `loaded`, the outcome of the last good reading, was read. Answers the
+    /// services that are others now. `None`: all files have to be loaded again.
+    pub fn update(
+        &mut self,
+        files: &BTreeSet<PathBuf>,
+        gone: &BTreeSet<PathBuf>,
+        loaded: &mut Loaded,
+    ) -> Option<BTreeSet<String>> {
         // Given back at the end: it is of no use once anything was not as expected.
         let mut joint = self.joint.take()?;
         // Of files that were removed.
@@ -107,9 +112,10 @@ impl Known {
         let mut report = Report::new([]);
         let mut changed = Vec::new();
         for path in files {
-            let stamp = FileStamp::of(path);
+            // One that cannot be looked at was not removed: that is an error, and the last good state stays.
+            let stamp = FileStamp::of(path)?;
             let known = self.stamps.get(path.as_os_str()).copied();
-            if known == Some(stamp) || known.is_none() && stamp.is_none() {
+            if known == Some(Some(stamp)) {
                 continue;
             }
             let number = self.number(path);
@@ -117,15 +123,17 @@ impl Known {
             if known.is_some() != before.is_some() {
                 return None;
             }
-            let before = before.map(|(_, file)| file);
-            if let Some(stamp) = stamp {
-                let text = source::read(path, number, &mut report)?;
-                self.parsed.insert(number, (stamp, parse_one(&text, number, &mut report)?));
-                self.stamps.insert(path.as_os_str().to_owned(), Some(stamp));
-            } else {
-                self.stamps.remove(path.as_os_str());
+            let text = source::read(path, number, &mut report)?;
+            self.parsed.insert(number, (stamp, parse_one(&text, number, &mut report)?));
+            self.stamps.insert(path.as_os_str().to_owned(), Some(stamp));
+            changed.push((number, path, before.map(|(_, file)| file)));
+        }
+        for path in gone {
+            if self.stamps.remove(path.as_os_str()).is_some() {
+                let number = self.number(path);
+                let (_, before) = self.parsed.remove(&number)?;
+                changed.push((number, path, Some(before)));
             }
-            changed.push((number, path, before));
         }
         let changed = changed.into_iter().map(|(number, path, before)| {
             let after = self.parsed.get(&number).map(|(_, file)| file);

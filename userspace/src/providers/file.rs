@@ -51,29 +51,35 @@ pub fn update(
     known: &mut Known,
     loaded: &mut Loaded,
 ) -> Option<BTreeSet<String>> {
+    let (mut there, mut gone) = (BTreeSet::new(), BTreeSet::new());
     for file in changed {
         match fs::symlink_metadata(file) {
-            Ok(found) if found.is_file() => {}
+            Ok(found) if found.is_file() => there.insert(file.clone()),
             // It may go from a directory that has others.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let directory =
-                    file.parent().filter(|directory| sources.iter().any(|source| source == directory));
+                let is_source = |path: &Path| sources.iter().any(|source| source == path);
+                let directory = file.parent().filter(|directory| is_source(directory) && !is_source(file));
                 directory.filter(|directory| has_files(directory))?;
+                gone.insert(file.clone())
             }
             // A link leads to a file that makes no events here.
             _ => return None,
-        }
+        };
     }
-    known.update(changed, loaded)
+    known.update(&there, &gone, loaded)
 }
 
 /// The same for whatever is not as it was read last, events or not: it looks at every file.
 pub fn refresh(sources: &[PathBuf], known: &mut Known, loaded: &mut Loaded) -> Option<BTreeSet<String>> {
     let (before, now) = (known.stamps(), stamps(sources));
-    let gone = before.keys().filter(|file| !now.contains_key(*file));
-    let others = now.iter().filter(|(file, stamp)| before.get(*file) != Some(*stamp)).map(|(file, _)| file);
-    let changed = gone.chain(others).map(PathBuf::from).collect();
-    known.update(&changed, loaded)
+    // A file that is named or listed and cannot be looked at is not one that is gone.
+    if now.values().any(Option::is_none) {
+        return None;
+    }
+    let gone = before.keys().filter(|file| !now.contains_key(*file)).map(PathBuf::from).collect();
+    let others = now.iter().filter(|(file, stamp)| before.get(*file) != Some(*stamp));
+    let changed = others.map(|(file, _)| PathBuf::from(file)).collect();
+    known.update(&changed, &gone, loaded)
 }
 
 /// Whether the sources are those last read: not every change makes an event.

@@ -111,12 +111,23 @@ fn a_rewritten_file_has_another_stamp() -> TestResult {
     Ok(())
 }
 
-/// What one file of the directory is to say; `None`: that it is not there.
+/// What becomes of one file: of the directory, or the last, which is a source of its own.
 #[derive(Debug, Clone)]
 struct Edit {
     file: usize,
-    text: Option<String>,
+    becomes: Becomes,
 }
+
+#[derive(Debug, Clone)]
+enum Becomes {
+    Text(String),
+    Gone,
+    /// A link to nothing.
+    Dangling,
+}
+
+/// The number of the file that is a source of its own.
+const SINGLE: usize = 5;
 
 fn service() -> impl Strategy<Value = String> {
     let attachment = prop_oneof![
@@ -180,7 +191,12 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn edit() -> impl Strategy<Value = Edit> {
-    (0_usize..5, proptest::option::weighted(0.85, text())).prop_map(|(file, text)| Edit { file, text })
+    let becomes = prop_oneof![
+        16 => text().prop_map(Becomes::Text),
+        2 => Just(Becomes::Gone),
+        1 => Just(Becomes::Dangling),
+    ];
+    (0..=SINGLE, becomes).prop_map(|(file, becomes)| Edit { file, becomes })
 }
 
 const NETWORKS: &str = "networks:\n  net0: { ipam: { config: [ { subnet: 10.0.0.0/24 } ] } }\n  net1: { driver: overlay, \
@@ -190,23 +206,31 @@ const NETWORKS: &str = "networks:\n  net0: { ipam: { config: [ { subnet: 10.0.0.
 /// Makes edits and reads only the files edited, in turns as told and as found by looking at all files, where that is
 /// enough; after each a fresh load of all files must find the same. Answers how often it was enough.
 fn compare(rounds: Vec<Vec<Edit>>) -> Result<usize, TestCaseError> {
-    let root = tempfile::tempdir()?;
-    let sources = [root.path().to_owned()];
+    let (root, beside) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let single = beside.path().join("single.yaml");
+    let sources = [root.path().to_owned(), single.clone()];
     fs::write(root.path().join("networks.yaml"), NETWORKS)?;
+    fs::write(&single, "services: {}\n")?;
     let mut known = Known::default();
     let mut loaded =
         load(&sources, &mut known).map_err(|errors| TestCaseError::fail(format!("{errors:?}")))?;
     let mut enough = 0;
     for (round, edits) in rounds.into_iter().enumerate() {
         let mut changed = BTreeSet::new();
-        for Edit { file, text } in edits {
-            let path = root.path().join(format!("f{file}.yaml"));
-            match text {
-                Some(text) => {
-                    fs::write(root.path().join("new"), text)?;
-                    fs::rename(root.path().join("new"), &path)?;
+        for Edit { file, becomes } in edits {
+            let directory = root.path();
+            let path = if file == SINGLE { single.clone() } else { directory.join(format!("f{file}.yaml")) };
+            let new = path.with_extension("new");
+            match becomes {
+                Becomes::Text(text) => {
+                    fs::write(&new, text)?;
+                    fs::rename(&new, &path)?;
                 }
-                None => drop(fs::remove_file(&path)),
+                Becomes::Gone => drop(fs::remove_file(&path)),
+                Becomes::Dangling => {
+                    symlink("/there/is/no/such/file", &new)?;
+                    fs::rename(&new, &path)?;
+                }
             }
             changed.insert(path);
         }
@@ -256,21 +280,76 @@ fn a_file_of_services_is_read_alone() -> Result<(), TestCaseError> {
     let text = |name: &str, host: u8| {
         let service =
             format!("{{ networks: {{ net0: {{ ipv4_address: 10.0.0.{host} }} }}, ports: [ \"{host}:80\" ]");
-        Some(format!("services:\n  {name}: {service}, x-weft: {{ netns: n{host} }} }}\n"))
+        Becomes::Text(format!("services:\n  {name}: {service}, x-weft: {{ netns: n{host} }} }}\n"))
     };
-    let edit = |file, text| vec![Edit { file, text }];
+    let edit = |file, becomes| vec![Edit { file, becomes }];
     let rounds = vec![
         edit(0, text("a", 2)),
         edit(1, text("b", 3)),
         edit(1, text("b", 4)),
         edit(1, text("c", 4)),
-        vec![Edit { file: 1, text: None }, Edit { file: 2, text: text("c", 4) }],
-        edit(0, None),
+        vec![Edit { file: 1, becomes: Becomes::Gone }, Edit { file: 2, becomes: text("c", 4) }],
+        edit(0, Becomes::Gone),
         edit(3, text("a", 2)),
+        edit(SINGLE, text("d", 5)),
+        edit(SINGLE, text("d", 6)),
     ];
     let count = rounds.len();
     prop_assert_eq!(compare(rounds)?, count);
     // An address that another file has: everything is read, for the place to complain about.
     prop_assert_eq!(compare(vec![edit(0, text("a", 2)), edit(1, text("b", 2))])?, 1);
+    Ok(())
+}
+
+/// A file that a directory lists or that is named itself, and that cannot be looked at, is none that was removed.
+#[test]
+fn a_file_that_cannot_be_looked_at_is_none_that_was_removed() -> TestResult {
+    let (root, beside) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let (listed, single) = (root.path().join("web.yaml"), beside.path().join("single.yaml"));
+    let sources = [root.path().to_owned(), single.clone()];
+    let target = beside.path().join("target");
+    fs::write(root.path().join("networks.yaml"), NETWORKS)?;
+    fs::write(&target, "services: { web: { network_mode: none } }")?;
+    symlink(&target, &listed)?;
+    fs::write(&single, "services: { db: { network_mode: none } }")?;
+    let mut known = Known::default();
+    let mut loaded = load(&sources, &mut known).map_err(|errors| format!("{errors:?}"))?;
+    let good = loaded.clone();
+    for (lost, named) in [(&target, &listed), (&single, &single)] {
+        let aside = beside.path().join("aside");
+        let changed = BTreeSet::from([named.clone()]);
+        for is_heard in [false, true] {
+            fs::rename(lost, &aside)?;
+            let touched = match is_heard {
+                false => refresh(&sources, &mut known, &mut loaded),
+                true => update(&sources, &changed, &mut known, &mut loaded),
+            };
+            assert_eq!(touched, None, "{}, heard of: {is_heard}", named.display());
+            let errors = load(&sources, &mut known).err().unwrap_or_default();
+            let expected = format!("{}:1:1: cannot be read: No such file", named.display());
+            assert!(errors.len() == 1 && errors[0].to_string().starts_with(&expected), "{errors:?}");
+            assert_eq!(loaded, good);
+            fs::rename(&aside, lost)?;
+            assert_eq!(load(&sources, &mut known).as_ref(), Ok(&good));
+        }
+        // It went between the moment it was listed or heard of and the moment it was to be read.
+        fs::rename(lost, &aside)?;
+        assert_eq!(known.update(&changed, &BTreeSet::new(), &mut loaded), None);
+        assert_eq!(loaded, good);
+        fs::rename(&aside, lost)?;
+        assert_eq!(load(&sources, &mut known).as_ref(), Ok(&good));
+    }
+    // A directory with nothing but services that goes as a whole.
+    let (parent, networks) = (tempfile::tempdir()?, beside.path().join("networks.yaml"));
+    let directory = parent.path().join("weft.d");
+    fs::create_dir(&directory)?;
+    fs::write(directory.join("web.yaml"), "services: { web: { network_mode: none } }")?;
+    fs::write(&networks, NETWORKS)?;
+    let sources = [networks, directory.clone()];
+    let mut known = Known::default();
+    let mut loaded = load(&sources, &mut known).map_err(|errors| format!("{errors:?}"))?;
+    fs::rename(&directory, parent.path().join("aside"))?;
+    assert_eq!(refresh(&sources, &mut known, &mut loaded), None);
+    assert!(load(&sources, &mut known).is_err());
     Ok(())
 }
