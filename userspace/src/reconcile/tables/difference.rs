@@ -41,7 +41,8 @@ impl Difference {
     ) -> Self {
         let mut difference =
             Self::of_containers(written, patched, devices_before, state, served.clone(), facts);
-        if patched.publications != patched.publications_before {
+        // Also what is published as before may be served otherwise: a process of the host has given up its port.
+        if patched.publications != patched.publications_before || !difference.published.is_empty() {
             let [tcp, udp] = &written.published_ports;
             let ports = [(Protocol::Tcp, tcp), (Protocol::Udp, udp)].map(|(protocol, ports)| {
                 let of_others =
