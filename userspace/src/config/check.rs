@@ -231,16 +231,13 @@ fn published(
         for port in &draft.ports {
             let spec = port.value;
             let address = draft.host_address(&spec);
-            let Some(host_ports) = spec.host_ports else {
+            // A range that offers a choice gives way to fixed ports, so it claims none of them.
+            let Some(host_ports) = spec.host_ports.filter(|_| spec.is_fixed()) else {
                 let each = spec.container_ports.first..=spec.container_ports.last;
-                chosen
-                    .extend(each.map(|number| ((service.as_str(), spec.protocol, address, number), port.at)));
+                let key = |number| (service.as_str(), spec.protocol, address, number, spec.host_ports);
+                chosen.extend(each.map(|number| (key(number), port.at)));
                 continue;
             };
-            // A range that offers a choice gives way to fixed ports, so it claims none of them.
-            if !spec.is_fixed() {
-                continue;
-            }
             let tunnel = overlays && spec.protocol == Protocol::Udp;
             if tunnel
                 && host_ports.first <= tunnel_port
@@ -256,8 +253,11 @@ fn published(
             fixed.entry(spec.protocol).or_default().push((host_ports.first, host_ports.last, claim));
         }
     }
-    one_holder(chosen, report, |(_, protocol, _, number), place| {
-        format!("the container port {number}/{protocol} is published already, at {place}")
+    one_holder(chosen, report, |(_, protocol, _, number, range), place| match range {
+        None => format!("the container port {number}/{protocol} is published already, at {place}"),
+        Some(range) => {
+            format!("the container port {number}/{protocol} has a port of {range} already, at {place}")
+        }
     });
     for claims in fixed.into_values() {
         port_clashes(claims, report);

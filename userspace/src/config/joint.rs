@@ -21,7 +21,7 @@ use super::{
     services::{self, DEFAULT_NETWORK, MOST_PUBLICATIONS, ServiceDraft, Shared},
     values,
 };
-use crate::model::{ContainerNamespace, Driver, MacAddress, Protocol, VXLAN_PORT};
+use crate::model::{ContainerNamespace, Driver, MacAddress, PortRange, Protocol, VXLAN_PORT};
 
 /// Something that only one service may have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -30,8 +30,8 @@ enum Claim {
     MacAddress(String, MacAddress),
     ContainerName(String),
     Namespace(ContainerNamespace),
-    /// A container port whose host port is left open, by service, protocol and host address.
-    ContainerPort(String, Protocol, Option<Ipv4Addr>, u16),
+    /// A container port whose host port is left open, by service, protocol, host address and the range of the choice.
+    ContainerPort(String, Protocol, Option<Ipv4Addr>, u16, Option<PortRange>),
 }
 
 /// Host ports that only one service may have: first to last, by protocol and host address (`None`: all of them).
@@ -263,10 +263,10 @@ fn claims(name: &str, draft: &ServiceDraft, mut each: impl FnMut(Claim)) {
     if namespace.is_own() {
         each(Claim::Namespace(namespace.clone()));
     }
-    for port in draft.ports.iter().filter(|port| port.value.host_ports.is_none()) {
+    for port in draft.ports.iter().filter(|port| !port.value.is_fixed()) {
         let (spec, address) = (port.value, draft.host_address(&port.value));
         for number in spec.container_ports.first..=spec.container_ports.last {
-            each(Claim::ContainerPort(name.to_owned(), spec.protocol, address, number));
+            each(Claim::ContainerPort(name.to_owned(), spec.protocol, address, number, spec.host_ports));
         }
     }
 }

@@ -142,10 +142,11 @@ fn service() -> impl Strategy<Value = String> {
         1 => (1_u16..60).prop_map(|port| format!("\"{port}-{}:80-83/udp\"", port + 3)),
         1 => (1_u16..60).prop_map(|port| format!("\"127.0.0.1:{port}:80\"")),
         1 => Just("\"80\"".to_owned()),
+        1 => Just("\"100-104:80\"".to_owned()),
         1 => Just("\"4789:80/udp\"".to_owned()),
     ];
     let attachments = proptest::collection::vec(attachment, 0..2);
-    let ports = proptest::collection::vec(port, 0..2);
+    let ports = proptest::collection::vec(port, 0..3);
     let more = prop_oneof![
         16 => Just(String::new()),
         1 => (0_u8..8).prop_map(|other| format!(", links: [ s{other} ]")),
