@@ -119,6 +119,31 @@ fn files_that_cannot_be_looked_at_take_nothing_along() -> Result<()> {
     it.lab.finish()
 }
 
+/// `apply` of the files that the daemon watches takes over what it can, and says so: it is no bad input, which changes
+/// nothing, and it is not done.
+#[test]
+fn apply_says_what_waits_for_its_namespace() -> Result<()> {
+    let it = OneHost::new("waits")?;
+    let _web = it.web.serve_http(80, "hello")?;
+    let own = it.daemon.file().display().to_string();
+    let text = ONE_HOST.replace("\"8080:80\"", "\"8090:80\"").replace("netns: db", "netns: no-such");
+    it.daemon.rewrite(&text)?;
+    let applied = it.daemon.command(&["apply", "-f", &own])?;
+    assert_eq!(applied.code(), Some(1), "{applied:?}");
+    let line = 1 + text.lines().position(|line| line.contains("no-such")).context("a line")?;
+    let place = format!("{own}:{line}:13: service db: ");
+    for part in ["the files were applied, but not all of it", &place, "no-such"] {
+        assert!(applied.stderr.contains(part), "{applied:?}");
+    }
+    assert_eq!(it.client.curl("http://192.0.2.1:8090")?.stdout, "hello", "the rest is applied");
+    // Other files have to be right as a whole before they are taken.
+    let other = it.lab.directory().join("other.yaml");
+    fs::copy(it.daemon.file(), &other)?;
+    let refused = it.daemon.command(&["apply", "-f", &other.display().to_string()])?;
+    assert!(refused.code() == Some(2) && refused.stderr.contains(":13: service db: "), "{refused:?}");
+    it.lab.finish()
+}
+
 /// Pipes and standard input are read once by the command itself; the daemon, which reads again, refuses them.
 #[test]
 fn pipes_are_read_once() -> Result<()> {

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::owner::{Owner, Stopwatch, located};
+use super::{
+    lines,
+    owner::{Owner, Stopwatch, located},
+};
 use crate::{
     config::{Known, Loaded},
     control::protocol::{Reply, Request},
@@ -89,10 +92,15 @@ impl Owner {
         if !applied {
             self.round(Depth::Changes).await;
         }
-        match file::missing_namespaces(&self.desired) {
-            missing if missing.is_empty() => self.changes_since(&before),
-            missing => Reply::BadInput(missing),
+        let missing = file::missing_namespaces(&self.desired);
+        if missing.is_empty() || self.failure.is_some() {
+            return self.changes_since(&before);
         }
+        // The daemon takes over the rest by itself; bad input changes nothing.
+        Reply::Failed(format!(
+            "the files were applied, but not all of it; what is missing is taken up when it comes:\n{}",
+            lines(&missing)
+        ))
     }
 
     fn changes_since(&self, before: &crate::reconcile::resolved::ResolvedState) -> Reply {
