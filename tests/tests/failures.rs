@@ -144,6 +144,26 @@ fn apply_says_what_waits_for_its_namespace() -> Result<()> {
     it.lab.finish()
 }
 
+/// A waiting room that cannot be made concerns nothing else: it stays told while others change.
+#[test]
+fn a_waiting_room_that_cannot_be_made_stays_told() -> Result<()> {
+    let mut it = OneHost::with("room", &without_chosen_ports())?;
+    it.daemon.terminate()?;
+    for command in ["ip link del weft-wait", "ip link add weft-wait type bridge"] {
+        it.host.check(command)?;
+    }
+    it.daemon.restart()?;
+    assert!(problems(&it.daemon)?.contains("waiting room"));
+    let extra = it.host.container("extra")?;
+    let service = "services:\n  extra: { networks: { front: {} }, x-weft: { netns: extra } }\n";
+    it.daemon.rewrite(&without_chosen_ports().replace("services:\n", service))?;
+    within(WAIT, "the new container is there", || extra.pings("10.10.0.10"))?;
+    assert!(problems(&it.daemon)?.contains("waiting room"));
+    it.host.check("ip link del weft-wait")?;
+    within(Duration::from_secs(12), "it is made once it can be", || Ok(problems(&it.daemon)? == "[]"))?;
+    it.lab.finish()
+}
+
 /// Pipes and standard input are read once by the command itself; the daemon, which reads again, refuses them.
 #[test]
 fn pipes_are_read_once() -> Result<()> {

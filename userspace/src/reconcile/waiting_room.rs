@@ -40,7 +40,7 @@ pub async fn ensure(
     let mut problem = |reason: String| {
         let reason =
             format!("{reason}; fragments that come before the first of their datagram are not waited for");
-        problems.push(Problem::new("waiting room", reason));
+        problems.push(Problem::of_itself("waiting room", reason));
         None
     };
     let made = match make(netlink, kernel, full).await {

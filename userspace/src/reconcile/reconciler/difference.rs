@@ -17,7 +17,7 @@ use crate::{
         },
         namespaces::{self, Holders},
         ports::{self, key},
-        problem::{self, Problem},
+        problem::{self, Problem, Scope},
         resolved::{EndpointId, FoundNamespace, ResolvedState},
         tables::difference::Difference,
     },
@@ -115,7 +115,10 @@ impl Reconciler {
             return Ok(());
         }
         tracing::debug!(containers = touched.len(), "difference");
-        let mut problems = Vec::new();
+        // What only a whole round tries again.
+        let before = self.applied.problems.iter();
+        let mut problems: Vec<_> =
+            before.filter(|problem| problem.scope == Scope::Nothing).cloned().collect();
         let patched = self.patch(desired, &mut memory, &touched, &kernel, &mut problems).await;
         let Some(patched) = patched else {
             return self.whole_round(desired, super::Depth::Changes, None, kernel).await;
