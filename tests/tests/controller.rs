@@ -246,3 +246,37 @@ fn what_can_be_looked_at() -> Result<()> {
     }
     it.lab.finish()
 }
+
+/// A container can be talked to, and talks itself, as soon as `apply` has answered: nobody's first ARP request is lost.
+#[test]
+fn a_new_container_answers_at_once() -> Result<()> {
+    let it = OneHost::new("prompt")?;
+    let names = (0..20).map(|index| format!("n{index}")).collect::<Vec<_>>();
+    let containers = it.host.containers(&names)?;
+    it.daemon.write_directory(&[("all.yaml".to_owned(), ONE_HOST.to_owned())])?;
+    let weft = it.host.weft_program()?;
+    let mut lost = Vec::new();
+    for (index, container) in containers.iter().enumerate() {
+        let address = format!("10.10.0.{}", 100 + index);
+        let text = format!(
+            "services:\n  n{index}:\n    networks: {{ front: {{ ipv4_address: {address} }} }}\n    x-weft: {{ netns: n{index} }}\n"
+        );
+        let directory = it.daemon.write_directory(&[(format!("n{index}.yaml"), text)])?;
+        let (from, to) = match index % 2 {
+            0 => (&it.web, address.as_str()),
+            _ => (container, "10.10.0.10"),
+        };
+        // One shell for both: nothing else passes in between. A request that is lost is repeated after a second.
+        let output = it.host.run(&format!(
+            "{weft} apply -f {} --socket {} && nsenter --net=/run/netns/{} ping -n -c 1 -W 0.5 {to}",
+            directory.display(),
+            it.daemon.socket().display(),
+            from.netns(),
+        ))?;
+        if !output.ok() {
+            lost.push((index, output.stdout, output.stderr));
+        }
+    }
+    assert!(lost.is_empty(), "{lost:#?}");
+    it.lab.finish()
+}

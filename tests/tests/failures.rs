@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::symlink, time::Duration};
 
 use anyhow::{Context, Result};
 use common::{ONE_HOST, OneHost, within};
@@ -65,6 +65,102 @@ fn failures_have_exit_codes_and_documents() -> Result<()> {
     fs::write(&leases, kept)?;
     let json = it.daemon.command(&teardown)?;
     assert_eq!((json.code(), document(&json)?["removed"].as_bool()), (Some(0), Some(true)), "{json:?}");
+    it.lab.finish()
+}
+
+/// Files that cannot be looked at were not removed: what they declared stays, and `status` and `apply` name them.
+#[test]
+fn files_that_cannot_be_looked_at_take_nothing_along() -> Result<()> {
+    let it = OneHost::new("vanish")?;
+    let extra = [it.host.container("single")?, it.host.container("linked")?];
+    let service = |name: &str, host: u8| {
+        let network = format!("{{ front: {{ ipv4_address: 10.10.0.{host} }} }}");
+        let text = format!("services:\n  {name}: {{ networks: {network}, x-weft: {{ netns: {name} }} }}\n");
+        it.host.localized(&text)
+    };
+    let directory = it.daemon.write_directory(&[])?;
+    let (single, target) = (it.lab.directory().join("single.yaml"), it.lab.directory().join("target"));
+    fs::write(&single, service("single", 21))?;
+    fs::write(&target, service("linked", 22))?;
+    symlink(&target, directory.join("linked.yaml"))?;
+    let sources = [it.daemon.file(), &single, &directory].map(|path| path.display().to_string());
+    let [whole, single_file, directory_of_links] = sources.each_ref().map(String::as_str);
+    let apply = ["apply", "-f", whole, single_file, directory_of_links];
+    it.daemon.command(&apply)?.expect_ok()?;
+    let all_there = || -> Result<()> {
+        for container in &extra {
+            assert!(container.pings("10.10.0.10")?, "{}", container.netns());
+        }
+        Ok(())
+    };
+    all_there()?;
+    for (lost, named) in [(&single, &single), (&target, &directory.join("linked.yaml"))] {
+        let aside = lost.with_extension("aside");
+        let place = format!("{}:1:1: cannot be read: No such file", named.display());
+        fs::rename(lost, &aside)?;
+        let refused = it.daemon.command(&apply)?;
+        assert!(refused.code() == Some(2) && refused.stderr.contains(&place), "{refused:?}");
+        all_there()?;
+        fs::rename(&aside, lost)?;
+        it.daemon.command(&apply)?.expect_ok()?;
+        // The full round finds it by itself: no event tells of what a link leads to.
+        fs::rename(lost, &aside)?;
+        within(Duration::from_secs(12), "it is told", || {
+            let config = it.daemon.json(&["status"])?["config"].clone();
+            Ok(config["state"] == "bad" && config["errors"].to_string().contains("cannot be read"))
+        })?;
+        all_there()?;
+        fs::rename(&aside, lost)?;
+        within(Duration::from_secs(12), "it is good again", || {
+            Ok(it.daemon.json(&["status"])?["config"]["state"] == "good")
+        })?;
+        all_there()?;
+    }
+    it.lab.finish()
+}
+
+/// `apply` of the files that the daemon watches takes over what it can, and says so: it is no bad input, which changes
+/// nothing, and it is not done.
+#[test]
+fn apply_says_what_waits_for_its_namespace() -> Result<()> {
+    let it = OneHost::new("waits")?;
+    let _web = it.web.serve_http(80, "hello")?;
+    let own = it.daemon.file().display().to_string();
+    let text = ONE_HOST.replace("\"8080:80\"", "\"8090:80\"").replace("netns: db", "netns: no-such");
+    it.daemon.rewrite(&text)?;
+    let applied = it.daemon.command(&["apply", "-f", &own])?;
+    assert_eq!(applied.code(), Some(1), "{applied:?}");
+    let line = 1 + text.lines().position(|line| line.contains("no-such")).context("a line")?;
+    let place = format!("{own}:{line}:13: service db: ");
+    for part in ["the files were applied, but not all of it", &place, "no-such"] {
+        assert!(applied.stderr.contains(part), "{applied:?}");
+    }
+    assert_eq!(it.client.curl("http://192.0.2.1:8090")?.stdout, "hello", "the rest is applied");
+    // Other files have to be right as a whole before they are taken.
+    let other = it.lab.directory().join("other.yaml");
+    fs::copy(it.daemon.file(), &other)?;
+    let refused = it.daemon.command(&["apply", "-f", &other.display().to_string()])?;
+    assert!(refused.code() == Some(2) && refused.stderr.contains(":13: service db: "), "{refused:?}");
+    it.lab.finish()
+}
+
+/// A waiting room that cannot be made concerns nothing else: it stays told while others change.
+#[test]
+fn a_waiting_room_that_cannot_be_made_stays_told() -> Result<()> {
+    let mut it = OneHost::with("room", &without_chosen_ports())?;
+    it.daemon.terminate()?;
+    for command in ["ip link del weft-wait", "ip link add weft-wait type bridge"] {
+        it.host.check(command)?;
+    }
+    it.daemon.restart()?;
+    assert!(problems(&it.daemon)?.contains("waiting room"));
+    let extra = it.host.container("extra")?;
+    let service = "services:\n  extra: { networks: { front: {} }, x-weft: { netns: extra } }\n";
+    it.daemon.rewrite(&without_chosen_ports().replace("services:\n", service))?;
+    within(WAIT, "the new container is there", || extra.pings("10.10.0.10"))?;
+    assert!(problems(&it.daemon)?.contains("waiting room"));
+    it.host.check("ip link del weft-wait")?;
+    within(Duration::from_secs(12), "it is made once it can be", || Ok(problems(&it.daemon)? == "[]"))?;
     it.lab.finish()
 }
 

@@ -2,8 +2,12 @@
 
 mod common;
 
+use std::time::Duration;
+
 use anyhow::Result;
-use common::{ONE_HOST, OneHost};
+use common::{ONE_HOST, OneHost, within};
+
+const WAIT: Duration = Duration::from_secs(5);
 
 /// Opens sockets of one protocol to one destination until the kernel has no port left; prints the ports used.
 const EXHAUST: &str = r#"
@@ -53,6 +57,36 @@ fn published_ports_are_never_picked() -> Result<()> {
             it.host.run("ss -K state time-wait")?;
         }
     }
+    it.lab.finish()
+}
+
+/// A port that a process of the host gives up is published in every way by the round that finds it free, be it one that
+/// works only on a difference.
+#[test]
+fn a_port_that_is_given_up_is_published_in_every_way() -> Result<()> {
+    // Where ports are chosen every round is a whole one.
+    let before = ONE_HOST.replace("      - \"11000-11002:80\"\n", "");
+    let it = OneHost::with("givenup", &before)?;
+    let _shop = it.shop.serve_http(80, "hello")?;
+    let mut holder = it.host.serve_echo(8090)?;
+    let wanted = before.replace("  shop:\n", "  shop:\n    ports: [ \"8090:80\" ]\n");
+    it.daemon.rewrite(&wanted)?;
+    let told = || -> Result<String> { Ok(it.daemon.json(&["status"])?["problems"].to_string()) };
+    within(WAIT, "it is refused", || Ok(told()?.contains("8090/tcp of container shop")))?;
+    // When the kernel is done with an IPv6 address weft does a whole round.
+    within(WAIT, "no address is tentative", || {
+        Ok(it.host.check("ip -6 address show tentative")?.is_empty())
+    })?;
+    std::thread::sleep(Duration::from_millis(100));
+    holder.kill();
+    // A change that makes no event of the kernel, which would lead to more rounds.
+    it.daemon.rewrite(&wanted.replace("  other:\n", "  other:\n    links: [ db ]\n"))?;
+    within(WAIT, "it is refused no more", || Ok(told()? == "[]"))?;
+    let reserved = it.host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?;
+    assert!(reserved.split(',').any(|ports| ports.trim() == "8090"), "{reserved}");
+    let bound = it.host.run("python3 -c \"import socket; socket.socket().bind(('0.0.0.0', 8090))\"")?;
+    assert!(bound.stderr.contains("Address already in use"), "{bound:?}");
+    assert_eq!(it.client.curl("http://192.0.2.1:8090")?.stdout, "hello");
     it.lab.finish()
 }
 

@@ -12,10 +12,7 @@ use super::{
     ports::PortSpec,
     services::{ServiceDraft, Shared},
 };
-use crate::model::{ContainerNamespace, Driver, Family, Protocol};
-
-/// The port of VXLAN (RFC 7348 section 5).
-const VXLAN_PORT: u16 = 4789;
+use crate::model::{ContainerNamespace, Driver, Family, Protocol, VXLAN_PORT};
 
 /// Checks everything against everything and notes what clashes.
 pub(super) fn check(
@@ -162,11 +159,7 @@ fn members(services: &BTreeMap<String, ServiceDraft>, host: &HostDraft, report: 
 fn namespaces(services: &BTreeMap<String, ServiceDraft>, report: &mut Report) {
     let own = services.values().filter_map(|draft| {
         let namespace = &draft.container.namespace;
-        matches!(
-            namespace,
-            ContainerNamespace::Named(_) | ContainerNamespace::Pid(_) | ContainerNamespace::Docker(_)
-        )
-        .then_some((namespace, draft.location_at))
+        namespace.is_own().then_some((namespace, draft.location_at))
     });
     one_holder(own.collect(), report, |_, place| {
         format!(
@@ -257,17 +250,14 @@ fn published(
     for (service, draft) in services {
         for port in &draft.ports {
             let spec = port.value;
-            let address = spec.host_address.or(draft.binding.map(IpAddr::V4));
-            let Some(host_ports) = spec.host_ports else {
+            let address = draft.host_address(&spec);
+            // A range that offers a choice gives way to fixed ports, so it claims none of them.
+            let Some(host_ports) = spec.host_ports.filter(|_| spec.is_fixed()) else {
                 let each = spec.container_ports.first..=spec.container_ports.last;
-                chosen
-                    .extend(each.map(|number| ((service.as_str(), spec.protocol, address, number), port.at)));
+                let key = |number| (service.as_str(), spec.protocol, address, number, spec.host_ports);
+                chosen.extend(each.map(|number| (key(number), port.at)));
                 continue;
             };
-            // A range that offers a choice gives way to fixed ports, so it claims none of them.
-            if host_ports.count() != spec.container_ports.count() {
-                continue;
-            }
             let tunnel = overlays && spec.protocol == Protocol::Udp;
             if tunnel
                 && host_ports.first <= tunnel_port
@@ -283,8 +273,11 @@ fn published(
             fixed.entry(spec.protocol).or_default().push((host_ports.first, host_ports.last, claim));
         }
     }
-    one_holder(chosen, report, |(_, protocol, _, number), place| {
-        format!("the container port {number}/{protocol} is published already, at {place}")
+    one_holder(chosen, report, |(_, protocol, _, number, range), place| match range {
+        None => format!("the container port {number}/{protocol} is published already, at {place}"),
+        Some(range) => {
+            format!("the container port {number}/{protocol} has a port of {range} already, at {place}")
+        }
     });
     for claims in fixed.into_values() {
         port_clashes(claims, report);

@@ -97,7 +97,7 @@ impl Report {
 
     /// `file:line:column`, for a reason that points to a second place.
     pub(super) fn place(&self, at: Position) -> String {
-        format!("{}:{}:{}", self.file(at.file).display(), at.line, at.column)
+        place(self.file(at.file), at)
     }
 
     /// Number of errors so far.
@@ -130,6 +130,11 @@ impl Report {
     fn file(&self, index: usize) -> &Path {
         self.files.get(index).map_or(Path::new("(no file)"), PathBuf::as_path)
     }
+}
+
+/// `file:line:column`.
+pub(super) fn place(file: &Path, at: Position) -> String {
+    format!("{}:{}:{}", file.display(), at.line, at.column)
 }
 
 /// The user's own text inside a message: short, and without control characters that a terminal would obey.

@@ -2,7 +2,7 @@
 //! thing must be the same.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::{IpAddr, Ipv4Addr},
 };
 
@@ -21,6 +21,8 @@ pub(super) struct Networks {
     pub drafts: BTreeMap<String, NetworkDraft>,
     /// For each file: from the key in its `networks` to the name in the model.
     names: HashMap<usize, BTreeMap<String, String>>,
+    /// The network `default` is there because it is used.
+    implicit_default: bool,
 }
 
 impl Networks {
@@ -29,9 +31,7 @@ impl Networks {
         let mut merged = Self::default();
         let mut external = Vec::new();
         for (file, scope) in scopes {
-            if !scope.names.is_empty() {
-                merged.names.insert(file, scope.names);
-            }
+            merged.enter_names(file, scope.names);
             external.extend(scope.external);
             for (name, draft) in scope.declared {
                 match merged.drafts.get(&name) {
@@ -60,6 +60,23 @@ impl Networks {
         merged
     }
 
+    /// Enters what a file calls networks.
+    pub(super) fn enter_names(&mut self, file: usize, names: BTreeMap<String, String>) {
+        if !names.is_empty() {
+            self.names.insert(file, names);
+        }
+    }
+
+    /// Forgets what a file calls networks.
+    pub(super) fn forget_names(&mut self, file: usize) {
+        self.names.remove(&file);
+    }
+
+    /// Whether the network `default` is there only because something is in it.
+    pub(super) fn has_implicit_default(&self) -> bool {
+        self.implicit_default
+    }
+
     /// The model's name of the network that a file calls `key`: its own networks first, then the other files'. The
     /// network `default` comes into being where it is used.
     pub(super) fn resolve(&mut self, key: &Located<String>) -> Option<String> {
@@ -71,6 +88,7 @@ impl Networks {
         }
         if key.value == DEFAULT_NETWORK {
             self.drafts.insert(DEFAULT_NETWORK.to_owned(), NetworkDraft::implicit(key.at));
+            self.implicit_default = true;
             return Some(DEFAULT_NETWORK.to_owned());
         }
         None
@@ -126,12 +144,13 @@ impl Networks {
     }
 }
 
-/// The services of all files, by name.
+/// The services of all files, by name, and the names of those that are declared more than once.
 pub(super) fn merge_services(
     drafts: impl IntoIterator<Item = (String, ServiceDraft)>,
     report: &mut Report,
-) -> BTreeMap<String, ServiceDraft> {
+) -> (BTreeMap<String, ServiceDraft>, HashSet<String>) {
     let mut merged: BTreeMap<String, ServiceDraft> = BTreeMap::new();
+    let mut repeated = HashSet::new();
     for (name, draft) in drafts {
         match merged.get(&name) {
             None => {
@@ -147,10 +166,11 @@ pub(super) fn merge_services(
                         format!("the service {} is declared differently at {place}", quote(&name)),
                     );
                 }
+                repeated.insert(name);
             }
         }
     }
-    merged
+    (merged, repeated)
 }
 
 /// Remembers who holds something that only one may have.

@@ -17,6 +17,7 @@ mod check;
 mod error;
 mod fields;
 mod host;
+mod joint;
 mod known;
 mod located;
 mod merge;
@@ -34,11 +35,12 @@ mod values;
 use std::{collections::BTreeMap, path::PathBuf};
 
 pub use error::{ConfigError, ConfigErrors};
-pub use known::{FileStamp, Known};
+pub use known::{FileStamp, Known, Stamps};
 
 use self::{
     error::{Position, Report},
     host::HostDraft,
+    joint::Joint,
     merge::Networks,
     schema::ComposeFile,
 };
@@ -101,7 +103,8 @@ fn build(texts: &[&str], mut report: Report) -> Result<Loaded, ConfigErrors> {
     let parsed =
         texts.iter().enumerate().map(|(file, text)| Some((file, parse_one(text, file, &mut report)?)));
     let parsed: Vec<Option<(usize, ComposeFile)>> = parsed.collect();
-    conclude(parsed.iter().flatten().map(|(file, parsed)| (*file, parsed)).collect(), report)
+    let files = parsed.iter().flatten().map(|(file, parsed)| (*file, parsed)).collect();
+    conclude(files, report).map(|(loaded, _)| loaded)
 }
 
 /// The shape of one file.
@@ -114,19 +117,17 @@ fn parse_one(text: &str, file: usize, report: &mut Report) -> Option<ComposeFile
 }
 
 /// What files of good shape say together. The numbers are those of the report.
-fn conclude(files: Vec<(usize, &ComposeFile)>, mut report: Report) -> Result<Loaded, ConfigErrors> {
+fn conclude(files: Vec<(usize, &ComposeFile)>, mut report: Report) -> Result<(Loaded, Joint), ConfigErrors> {
     if files.is_empty() && report.count() == 0 {
         report.add(Position::start_of(0), "no file was given");
     }
     // What is left after an error of shape is not what the files say: conclusions from it would mislead.
-    if report.count() > 0 {
-        return report.finish(Loaded { state: DesiredState::default(), services: BTreeMap::new() });
-    }
-    let loaded = interpret(&files, &mut report);
-    report.finish(loaded)
+    let files = if report.count() > 0 { &[] } else { files.as_slice() };
+    let concluded = interpret(files, &mut report);
+    report.finish(concluded)
 }
 
-fn interpret(files: &[(usize, &ComposeFile)], report: &mut Report) -> Loaded {
+fn interpret(files: &[(usize, &ComposeFile)], report: &mut Report) -> (Loaded, Joint) {
     let mut scopes = Vec::new();
     for (number, file) in files {
         if let Some(name) = &file.name {
@@ -155,7 +156,7 @@ fn interpret(files: &[(usize, &ComposeFile)], report: &mut Report) -> Loaded {
         }
         drafts.push((name.value.clone(), draft));
     }
-    let mut services = merge::merge_services(drafts, report);
+    let (mut services, repeated) = merge::merge_services(drafts, report);
     check::settle_shared(&mut services, report);
 
     let mut host = HostDraft::default();
@@ -164,14 +165,18 @@ fn interpret(files: &[(usize, &ComposeFile)], report: &mut Report) -> Loaded {
     }
     check::check(&networks, &services, &host, report);
 
+    let networks_of_all = networks.drafts.iter().map(|(name, draft)| (name.clone(), draft.network.clone()));
+    let networks_of_all = networks_of_all.collect();
+    let joint = Joint::new(networks, &services, repeated, &host);
     let places = services.iter().map(|(name, draft)| (name.clone(), report.place(draft.location_at)));
-    Loaded {
+    let loaded = Loaded {
         services: places.collect(),
         state: DesiredState {
-            networks: networks.drafts.into_iter().map(|(name, draft)| (name, draft.network)).collect(),
+            networks: networks_of_all,
             containers: services.into_iter().map(|(name, draft)| (name, draft.container)).collect(),
             peers: host.peers.into_iter().map(|peer| peer.peer).collect(),
             host: host.settings,
         },
-    }
+    };
+    (loaded, joint)
 }

@@ -47,6 +47,11 @@ impl fmt::Display for PortSpec {
 }
 
 impl PortSpec {
+    /// Whether it has its host ports, one to one.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.host_ports.is_some_and(|ports| ports.count() == self.container_ports.count())
+    }
+
     /// What it means: ranges of equal length lead one to one; a range to one port offers a choice; host ports that
     /// are not said are chosen for each container port by itself.
     pub(super) fn publications(self, binding: Option<Ipv4Addr>) -> Result<Vec<Publication>, String> {

@@ -41,6 +41,13 @@ pub(super) struct ServiceDraft {
     pub links: Vec<Located<String>>,
 }
 
+impl ServiceDraft {
+    /// The host address that a port of this service is published on, unspecified for all of a family; `None`: all of them.
+    pub(super) fn host_address(&self, port: &PortSpec) -> Option<IpAddr> {
+        port.host_address.or(self.binding.map(IpAddr::V4))
+    }
+}
+
 /// Whose network stack is shared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shared {

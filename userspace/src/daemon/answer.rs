@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::owner::{Owner, located};
+use super::{
+    lines,
+    owner::{Owner, Stopwatch, located},
+};
 use crate::{
-    config::Loaded,
+    config::{Known, Loaded},
     control::protocol::{Reply, Request},
     dataplane, observe,
     observe::{ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView},
@@ -12,14 +15,16 @@ use crate::{
         file::{self, FileError},
         once,
     },
-    reconcile::{changes, sysctls},
+    reconcile::{Depth, changes, sysctls},
 };
 
-fn load(files: &[PathBuf], texts: Option<Vec<String>>) -> Result<Loaded, Vec<FileError>> {
-    match texts {
+fn load(files: &[PathBuf], texts: Option<Vec<String>>) -> Result<(Known, Loaded), Vec<FileError>> {
+    let mut known = Known::default();
+    let loaded = match texts {
         Some(texts) => once::parse_checked(&files.iter().cloned().zip(texts).collect::<Vec<_>>()),
-        None => file::load_checked(files),
-    }
+        None => file::load_checked(files, &mut known),
+    };
+    Ok((known, loaded?))
 }
 
 impl Owner {
@@ -49,7 +54,7 @@ impl Owner {
     }
 
     async fn plan(&mut self, files: &[PathBuf], texts: Option<Vec<String>>) -> Reply {
-        let loaded = match load(files, texts) {
+        let (_, loaded) = match load(files, texts) {
             Ok(loaded) => loaded,
             Err(errors) => return Reply::BadInput(errors),
         };
@@ -64,13 +69,38 @@ impl Owner {
 
     async fn apply(&mut self, files: Vec<PathBuf>, texts: Option<Vec<String>>) -> Reply {
         let watched = texts.is_none();
+        if watched && self.watches(&files) {
+            return self.apply_watched().await;
+        }
+        let stopwatch = Stopwatch::start();
         let loaded = match load(&files, texts) {
             Ok(loaded) => loaded,
             Err(errors) => return Reply::BadInput(errors),
         };
         let before = self.state().clone();
-        self.adopt(files, watched, loaded).await;
+        self.adopt(files, watched, loaded, stopwatch).await;
         self.changes_since(&before)
+    }
+
+    /// The daemon takes these files over by itself; now instead of in a moment, and only those that are others.
+    async fn apply_watched(&mut self) -> Reply {
+        let before = self.state().clone();
+        let applied = self.reload().await;
+        if !self.errors.is_empty() {
+            return Reply::BadInput(self.errors.clone());
+        }
+        if !applied {
+            self.round(Depth::Changes).await;
+        }
+        let missing = file::missing_namespaces(&self.desired);
+        if missing.is_empty() || self.failure.is_some() {
+            return self.changes_since(&before);
+        }
+        // The daemon takes over the rest by itself; bad input changes nothing.
+        Reply::Failed(format!(
+            "the files were applied, but not all of it; what is missing is taken up when it comes:\n{}",
+            lines(&missing)
+        ))
     }
 
     fn changes_since(&self, before: &crate::reconcile::resolved::ResolvedState) -> Reply {
@@ -121,7 +151,8 @@ impl Owner {
                 errors: self.errors.clone(),
                 warnings: self.desired.state.host.timeouts.below_the_rfcs().collect(),
             },
-            last_apply_ms: self.last_apply.map(|time| time.as_secs_f64() * 1e3),
+            last_apply_ms: self.last_apply.map(|taken| taken.elapsed.as_secs_f64() * 1e3),
+            last_apply_cpu_ms: self.last_apply.map(|taken| taken.cpu.as_secs_f64() * 1e3),
             uplinks: uplinks.collect(),
             forwarding: self.forwarding(),
             masquerade_ports: Some(self.reconciler.masquerade_ports()),

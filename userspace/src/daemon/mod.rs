@@ -145,7 +145,7 @@ pub async fn run(options: Options) -> Result<(), Error> {
             }
             () = at(reload_at) => {
                 reload_at = None;
-                owner.reload().await;
+                owner.reload_some(watch.heard()).await;
             }
             () = at(round_at) => {
                 round_at = None;
@@ -154,6 +154,8 @@ pub async fn run(options: Options) -> Result<(), Error> {
             _ = full.tick() => {
                 // In this order: what changes after the reading is heard of.
                 renew(&mut watch, owner.files(), &mut watch_failure);
+                // All files are looked at now.
+                let _ = watch.heard();
                 owner.reload_if_changed().await;
                 owner.round(Depth::Full).await;
             }
@@ -175,7 +177,7 @@ fn renew(watch: &mut Watch, files: &[PathBuf], failure: &mut Option<String>) {
         *failure = None;
         return;
     }
-    match Watch::new(files) {
+    match Watch::renewed(files) {
         Ok(renewed) => {
             *watch = renewed;
             *failure = None;

@@ -1,19 +1,48 @@
 //! The owner of all state: what is desired, and the reconciler that makes it so.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::{
     config::{Known, Loaded},
     dataplane,
     netdev::Change,
-    providers::file::{self, FileError, Stamp},
+    providers::file::{self, FileError, Heard},
     reconcile::{
         self, Applied, Depth, Reconciler, containers::Looked, problem::Problem, resolved::ResolvedState,
     },
 };
+
+/// Time that something took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    pub elapsed: Duration,
+    /// Of it on a CPU, in all threads: the daemon does one thing at a time.
+    pub cpu: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Stopwatch(Instant, Duration);
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self(Instant::now(), cpu_time())
+    }
+
+    fn taken(&self) -> Taken {
+        Taken { elapsed: self.0.elapsed(), cpu: cpu_time().saturating_sub(self.1) }
+    }
+}
+
+fn cpu_time() -> Duration {
+    // It cannot fail for this process's own clock; without it the figure is zero.
+    clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
 
 /// Everything the daemon knows.
 #[derive(Debug)]
@@ -22,16 +51,15 @@ pub struct Owner {
     pub(super) files: Vec<PathBuf>,
     /// Whether the files can be read again.
     pub(super) watched: bool,
-    /// Of the files as last read; unknown until they are read here.
-    stamp: Option<Stamp>,
+    /// The files as last read; nothing of those that were not read here.
     known: Known,
     pub(super) desired: Loaded,
     /// What is wrong with the files now; the state is then the last good one.
     pub(super) errors: Vec<FileError>,
     /// Why the last round as a whole, or the expiry of flows, failed.
     pub(super) failure: Option<String>,
-    /// How long reading and applying the last change of the files took.
-    pub(super) last_apply: Option<Duration>,
+    /// What reading and applying the last change of the files took.
+    pub(super) last_apply: Option<Taken>,
     expiry_failure: Option<String>,
     /// Flows refused so far for want of room, when expiry last ran.
     refused: Option<u64>,
@@ -61,7 +89,6 @@ impl Owner {
             reconciler,
             files,
             watched: true,
-            stamp: None,
             known,
             desired,
             errors: Vec::new(),
@@ -75,16 +102,22 @@ impl Owner {
 
     /// The first round, whose failure ends the daemon.
     pub async fn first_round(&mut self) -> Result<(), reconcile::Error> {
-        self.reconciler.round(&self.desired.state, Depth::Full).await?;
+        self.reconciler.round(&self.desired.state, None, Depth::Full).await?;
         self.log_problems(&[]);
         Ok(())
     }
 
-    /// A round; what fails is kept for `status` and tried again.
+    /// A round while the files say what they said before.
     pub async fn round(&mut self, depth: Depth) {
+        self.round_of(depth, Some(&BTreeSet::new())).await;
+    }
+
+    /// A round, after which the files say something else of these containers; `None`: perhaps of everything. What fails is
+    /// kept for `status` and tried again.
+    async fn round_of(&mut self, depth: Depth, declared: Option<&BTreeSet<String>>) {
         let before = self.reconciler.applied().problems.clone();
         let start = Instant::now();
-        match self.reconciler.round(&self.desired.state, depth).await {
+        match self.reconciler.round(&self.desired.state, declared, depth).await {
             Ok(()) => self.failure = None,
             Err(error) => {
                 let text = error.to_string();
@@ -118,51 +151,87 @@ impl Owner {
         }
     }
 
-    /// Reads the files again. Bad ones change nothing.
-    pub async fn reload(&mut self) {
+    /// Reads again the files that something was heard of.
+    pub async fn reload_some(&mut self, heard: Heard) {
         if !self.watched {
             return;
         }
-        let start = Instant::now();
-        let (stamp, loaded) = file::load_stamped(&self.files, &mut self.known);
-        self.stamp = Some(stamp);
-        tracing::debug!(elapsed = ?start.elapsed(), "files read");
-        match loaded {
-            Ok(loaded) => {
-                self.errors.clear();
-                if loaded != self.desired {
-                    tracing::info!("the files have changed");
+        let stopwatch = Stopwatch::start();
+        let touched = match &heard {
+            Heard::Files(files) => file::update(&self.files, files, &mut self.known, &mut self.desired),
+            Heard::Anything => None,
+        };
+        self.take_over(touched, stopwatch).await;
+    }
+
+    /// Reads again the files that are others than those last read. Bad ones change nothing. Answers whether that led to a
+    /// round.
+    pub async fn reload(&mut self) -> bool {
+        if !self.watched {
+            return false;
+        }
+        let stopwatch = Stopwatch::start();
+        let touched = file::refresh(&self.files, &mut self.known, &mut self.desired);
+        self.take_over(touched, stopwatch).await
+    }
+
+    /// After the files were read, and these containers found to be others; `None`: all files have to be loaded.
+    async fn take_over(&mut self, touched: Option<BTreeSet<String>>, stopwatch: Stopwatch) -> bool {
+        if touched.is_none() {
+            match file::load(&self.files, &mut self.known) {
+                Ok(loaded) => {
+                    self.errors.clear();
+                    if loaded == self.desired {
+                        return false;
+                    }
                     self.desired = loaded;
-                    self.round(Depth::Changes).await;
-                    self.last_apply = Some(start.elapsed());
                 }
-            }
-            Err(errors) => {
-                for error in &errors {
-                    tracing::error!(%error, "bad file; the last good state stays");
+                Err(errors) => {
+                    for error in &errors {
+                        tracing::error!(%error, "bad file; the last good state stays");
+                    }
+                    self.errors = errors;
+                    return false;
                 }
-                self.errors = errors;
             }
         }
+        if touched.as_ref().is_some_and(BTreeSet::is_empty) {
+            return false;
+        }
+        let read = stopwatch.taken().elapsed;
+        tracing::info!(?read, everything = touched.is_none(), "the files have changed");
+        self.round_of(Depth::Changes, touched.as_ref()).await;
+        self.last_apply = Some(stopwatch.taken());
+        true
     }
 
     /// Reads the files again if they are others than those last read: not every change makes an event.
     pub async fn reload_if_changed(&mut self) {
-        if self.watched && self.stamp.as_ref() != Some(&Stamp::of(&self.files)) {
+        if self.watched && !file::is_current(&self.files, &self.known) {
             self.reload().await;
         }
     }
 
-    /// Takes other files as the state.
-    pub(super) async fn adopt(&mut self, files: Vec<PathBuf>, watched: bool, loaded: Loaded) {
+    /// Whether these are the files that the daemon watches.
+    pub(super) fn watches(&self, files: &[PathBuf]) -> bool {
+        self.watched && self.files == files
+    }
+
+    /// Takes other files as the state, whose reading began with the stopwatch.
+    pub(super) async fn adopt(
+        &mut self,
+        files: Vec<PathBuf>,
+        watched: bool,
+        (known, loaded): (Known, Loaded),
+        stopwatch: Stopwatch,
+    ) {
         self.files = files;
         self.watched = watched;
-        // They were read before, it is not known when.
-        self.stamp = None;
-        self.known = Known::default();
+        self.known = known;
         self.desired = loaded;
         self.errors.clear();
-        self.round(Depth::Changes).await;
+        self.round_of(Depth::Changes, None).await;
+        self.last_apply = Some(stopwatch.taken());
     }
 
     /// The files that declare the state and are to be watched.

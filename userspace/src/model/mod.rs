@@ -7,4 +7,5 @@ pub use family::{Family, PerFamily};
 pub use state::{
     Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, HostPorts, HostSettings,
     MacAddress, Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts,
+    VXLAN_PORT,
 };

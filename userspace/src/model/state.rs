@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Family, PerFamily};
 
+/// UDP port of VXLAN (RFC 7348 section 5).
+pub const VXLAN_PORT: u16 = 4789;
+
 /// Everything one host is asked to be. Providers yield it whole; nothing in it is relative to an earlier state.
 ///
 /// Addresses, MAC addresses and host ports that the user left open are `None` here; `reconcile::leases` fills them.
@@ -122,7 +125,7 @@ pub struct Container {
 }
 
 /// Where a container's network stack is.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ContainerNamespace {
     /// A named namespace, `/run/netns/NAME` (`ip netns add NAME`).
@@ -137,6 +140,13 @@ pub enum ContainerNamespace {
     Host,
     /// `network_mode: service:NAME` or `container:NAME`: the stack of another declared container.
     SharedWith(String),
+}
+
+impl ContainerNamespace {
+    /// Whether it is one that this container alone may name.
+    pub const fn is_own(&self) -> bool {
+        matches!(self, Self::Named(_) | Self::Pid(_) | Self::Docker(_))
+    }
 }
 
 /// A container's membership in one network.

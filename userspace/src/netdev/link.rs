@@ -1,6 +1,9 @@
 //! Links: what the kernel tells about a device, and the operations common to all kinds.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
@@ -19,6 +22,9 @@ use super::{
     handle::Netlink,
 };
 use crate::model::MacAddress;
+
+/// A device that was set up is read this often until it runs.
+const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 
 /// A device as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -336,6 +342,23 @@ impl Netlink {
         )
         .await?;
         Ok(true)
+    }
+
+    /// Waits until packets pass a device that was set up, but no longer than until `end`: only the kernel's link watch, a
+    /// moment later, gives it a queue and has the bridge forward to it. Since Linux 6.8 reading the device does that at
+    /// once.
+    pub async fn wait_until_running(&self, ifindex: u32, end: Instant) -> Result<()> {
+        loop {
+            let message = LinkUnspec::new_with_index(ifindex).build();
+            let operation = format!("look up device with index {ifindex}");
+            let answer = self.get(&operation, RouteNetlinkMessage::GetLink(message)).await?;
+            let runs = matches!(&answer, Some(RouteNetlinkMessage::NewLink(link))
+                if link.header.flags.contains(LinkFlags::Running));
+            if runs || Instant::now() >= end {
+                return Ok(());
+            }
+            tokio::time::sleep(SETTLING_PAUSE).await;
+        }
     }
 
     /// Sets the loopback device up; `true` if it was down. The kernel gives it 127.0.0.1 and ::1 itself.

@@ -33,6 +33,8 @@ pub struct StatusView {
     pub config: ConfigView,
     /// How long reading and applying the last change of the files took, in milliseconds; none since the start: `None`.
     pub last_apply_ms: Option<f64>,
+    /// CPU time of the daemon in that while, in milliseconds.
+    pub last_apply_cpu_ms: Option<f64>,
     /// Devices that lead to the world.
     pub uplinks: Vec<UplinkView>,
     /// Whether this host forwards.

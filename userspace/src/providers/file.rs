@@ -2,9 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs, io, mem,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
-    config::{ConfigErrors, FileStamp, Known, Loaded},
+    config::{ConfigErrors, FileStamp, Known, Loaded, Stamps},
     reconcile::namespace_reference,
 };
 
@@ -38,17 +39,52 @@ impl std::fmt::Display for FileError {
 
 /// Reads the sources: files, and directories for the files in them. `known` has those read before.
 pub fn load(sources: &[PathBuf], known: &mut Known) -> Result<Loaded, Vec<FileError>> {
-    load_stamped(sources, known).1
+    let files = expand(sources).inspect_err(|_| known.set_stamps(stamps(sources)))?;
+    known.load(&files).map_err(|errors| in_parts(&errors))
 }
 
-/// The same, with what tells later whether the sources are others than those read.
-pub fn load_stamped(sources: &[PathBuf], known: &mut Known) -> (Stamp, Result<Loaded, Vec<FileError>>) {
-    let files = match expand(sources) {
-        Ok(files) => files,
-        Err(errors) => return (Stamp::of(sources), Err(errors)),
-    };
-    let loaded = known.load(&files).map_err(|errors| in_parts(&errors));
-    (Stamp(known.stamps().to_vec()), loaded)
+/// Reads again only those of the sources' files that changed, came or went; answers the services of `loaded` that are
+/// others now. `None`: [`load`] everything.
+pub fn update(
+    sources: &[PathBuf],
+    changed: &BTreeSet<PathBuf>,
+    known: &mut Known,
+    loaded: &mut Loaded,
+) -> Option<BTreeSet<String>> {
+    let (mut there, mut gone) = (BTreeSet::new(), BTreeSet::new());
+    for file in changed {
+        match fs::symlink_metadata(file) {
+            Ok(found) if found.is_file() => there.insert(file.clone()),
+            // It may go from a directory that has others.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let is_source = |path: &Path| sources.iter().any(|source| source == path);
+                let directory = file.parent().filter(|directory| is_source(directory) && !is_source(file));
+                directory.filter(|directory| has_files(directory))?;
+                gone.insert(file.clone())
+            }
+            // A link leads to a file that makes no events here.
+            _ => return None,
+        };
+    }
+    known.update(&there, &gone, loaded)
+}
+
+/// The same for whatever is not as it was read last, events or not: it looks at every file.
+pub fn refresh(sources: &[PathBuf], known: &mut Known, loaded: &mut Loaded) -> Option<BTreeSet<String>> {
+    let (before, now) = (known.stamps(), stamps(sources));
+    // A file that is named or listed and cannot be looked at is not one that is gone.
+    if now.values().any(Option::is_none) {
+        return None;
+    }
+    let gone = before.keys().filter(|file| !now.contains_key(*file)).map(PathBuf::from).collect();
+    let others = now.iter().filter(|(file, stamp)| before.get(*file) != Some(*stamp));
+    let changed = others.map(|(file, _)| PathBuf::from(file)).collect();
+    known.update(&changed, &gone, loaded)
+}
+
+/// Whether the sources are those last read: not every change makes an event.
+pub fn is_current(sources: &[PathBuf], known: &Known) -> bool {
+    *known.stamps() == stamps(sources)
 }
 
 pub(super) fn in_parts(errors: &ConfigErrors) -> Vec<FileError> {
@@ -92,14 +128,23 @@ fn files_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
-        // Without following links there: what a link leads to is the reader's to judge.
-        if is_source(Path::new(&entry.file_name())) && !entry.file_type()?.is_dir() {
+        if is_file(&entry)? {
             files.push(entry.file_name());
         }
     }
     // Names, for paths are compared part by part, which takes ten times as long.
     files.sort_unstable();
     Ok(files.into_iter().map(|name| directory.join(name)).collect())
+}
+
+fn has_files(directory: &Path) -> bool {
+    let mut entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.any(|entry| is_file(&entry).unwrap_or(false))
+}
+
+/// Without following links there: what a link leads to is the reader's to judge.
+fn is_file(entry: &fs::DirEntry) -> io::Result<bool> {
+    Ok(is_source(Path::new(&entry.file_name())) && !entry.file_type()?.is_dir())
 }
 
 /// Whether a file of this name in a directory is read: hidden files and what editors leave behind (`.a.yaml.swp`,
@@ -113,11 +158,17 @@ fn is_source(path: &Path) -> bool {
 
 /// Reads the files and also requires that every namespace they name exists: for people who check or apply a file by
 /// hand. The daemon itself goes on without a namespace, which may come later.
-pub fn load_checked(sources: &[PathBuf]) -> Result<Loaded, Vec<FileError>> {
-    checked(load(sources, &mut Known::default())?)
+pub fn load_checked(sources: &[PathBuf], known: &mut Known) -> Result<Loaded, Vec<FileError>> {
+    checked(load(sources, known)?)
 }
 
 pub(super) fn checked(loaded: Loaded) -> Result<Loaded, Vec<FileError>> {
+    let errors = missing_namespaces(&loaded);
+    if errors.is_empty() { Ok(loaded) } else { Err(errors) }
+}
+
+/// The namespaces that are named and do not exist.
+pub fn missing_namespaces(loaded: &Loaded) -> Vec<FileError> {
     let mut errors = Vec::new();
     for (name, container) in &loaded.state.containers {
         let reason = match namespace_reference(container) {
@@ -128,9 +179,9 @@ pub(super) fn checked(loaded: Loaded) -> Result<Loaded, Vec<FileError>> {
             },
             Some(Err(reason)) => reason.to_owned(),
         };
-        errors.push(at_service(&loaded, name, reason));
+        errors.push(at_service(loaded, name, reason));
     }
-    if errors.is_empty() { Ok(loaded) } else { Err(errors) }
+    errors
 }
 
 fn at_service(loaded: &Loaded, name: &str, reason: String) -> FileError {
@@ -142,47 +193,93 @@ fn at_service(loaded: &Loaded, name: &str, reason: String) -> FileError {
     FileError { file: parts.next().unwrap_or_default().into(), line, column, reason }
 }
 
-/// What tells one content of the sources from another without reading it: their files, and the stamp of each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp(Vec<(PathBuf, Option<FileStamp>)>);
-
-impl Stamp {
-    /// That of the sources as they are now.
-    pub fn of(sources: &[PathBuf]) -> Self {
-        // A directory without files, or one that cannot be read, is looked at like a file.
-        let files = sources.iter().flat_map(|source| match files_in(source) {
-            Ok(files) if !files.is_empty() => files,
-            _ => vec![source.clone()],
-        });
-        Self(files.map(|file| (file.clone(), FileStamp::of(&file))).collect())
-    }
+/// What tells one content of the sources from another without reading it.
+fn stamps(sources: &[PathBuf]) -> Stamps {
+    // A directory without files, or one that cannot be read, is looked at like a file.
+    let files = sources.iter().flat_map(|source| match files_in(source) {
+        Ok(files) if !files.is_empty() => files,
+        _ => vec![source.clone()],
+    });
+    files
+        .map(|file| {
+            let stamp = FileStamp::of(&file);
+            (file.into_os_string(), stamp)
+        })
+        .collect()
 }
 
 /// Which directory a path leads to: device, inode, and when it was made, for inodes are used again.
 type DirectoryIdentity = Option<(u64, u64, Option<SystemTime>)>;
 
-/// The sources as their directories are called in truth, and these directories.
-#[derive(Debug, PartialEq, Eq)]
+/// The sources as their directories are called in truth, each with the names it was given by, and these directories.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Places {
-    files: BTreeSet<PathBuf>,
+    files: BTreeMap<PathBuf, Vec<PathBuf>>,
     /// Directories whose files are all sources.
-    whole: BTreeSet<PathBuf>,
+    whole: BTreeMap<PathBuf, Vec<PathBuf>>,
     directories: BTreeMap<PathBuf, DirectoryIdentity>,
 }
 
 impl Places {
     fn of(sources: &[PathBuf]) -> Self {
-        let (whole, files): (Vec<_>, Vec<_>) = sources.iter().partition(|source| source.is_dir());
-        let whole: BTreeSet<PathBuf> =
-            whole.into_iter().filter_map(|directory| directory.canonicalize().ok()).collect();
-        let files: BTreeSet<PathBuf> = files.into_iter().map(|file| absolute(file)).collect();
-        let parents = files.iter().filter_map(|file| file.parent());
-        let directories = parents.chain(whole.iter().map(PathBuf::as_path)).map(|directory| {
+        let (mut files, mut whole) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
+        for source in sources {
+            if !source.is_dir() {
+                files.entry(absolute(source)).or_default().push(source.clone());
+            } else if let Ok(directory) = source.canonicalize() {
+                whole.entry(directory).or_default().push(source.clone());
+            }
+        }
+        let parents = files.keys().filter_map(|file| file.parent());
+        let directories = parents.chain(whole.keys().map(PathBuf::as_path)).map(|directory| {
             let identity = fs::metadata(directory).ok();
             let identity = identity.map(|found| (found.dev(), found.ino(), found.created().ok()));
             (directory.to_owned(), identity)
         });
         Self { directories: directories.collect(), files, whole }
+    }
+
+    /// What an event about this path says.
+    fn heard(&self, path: &Path) -> Heard {
+        // The target of a symbolic link swapped beside a file (Kubernetes' `..data`), or a directory itself.
+        if self.whole.contains_key(path)
+            || path.file_name().is_some_and(|name| name == "..data")
+            || self.files.keys().any(|file| file.parent() == Some(path))
+        {
+            return Heard::Anything;
+        }
+        let single = self.files.get(path).into_iter().flatten().cloned();
+        let inside = path.parent().zip(path.file_name()).filter(|_| is_source(path));
+        let inside = inside.and_then(|(directory, name)| Some((self.whole.get(directory)?, name)));
+        let inside = inside.into_iter().flat_map(|(given, name)| given.iter().map(move |it| it.join(name)));
+        Heard::Files(single.chain(inside).collect())
+    }
+}
+
+/// What was heard of the sources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// These files may have changed, come or gone; named as the sources were given.
+    Files(BTreeSet<PathBuf>),
+    /// Any of them may have.
+    Anything,
+}
+
+impl Heard {
+    /// Nothing.
+    const fn nothing() -> Self {
+        Self::Files(BTreeSet::new())
+    }
+
+    fn is_nothing(&self) -> bool {
+        *self == Self::nothing()
+    }
+
+    fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::Files(files), Self::Files(others)) => files.extend(others),
+            _ => *self = Self::Anything,
+        }
     }
 }
 
@@ -191,6 +288,7 @@ impl Places {
 pub struct Watch {
     _watcher: notify::RecommendedWatcher,
     places: Places,
+    heard: Arc<Mutex<Heard>>,
     changes: mpsc::Receiver<()>,
 }
 
@@ -198,21 +296,23 @@ impl Watch {
     /// Watches the files' directories: editors replace a file by another one of its name, which a watch on the file
     /// itself would not see.
     pub fn new(files: &[PathBuf]) -> notify::Result<Self> {
-        // One slot: "something changed" is all there is to say.
+        // One slot: it says that there is something in `heard`.
         let (sender, changes) = mpsc::channel(1);
         let places = Places::of(files);
-        let (names, whole) = (places.files.clone(), places.whole.clone());
+        let heard = Arc::new(Mutex::new(Heard::nothing()));
+        let (there, all) = (places.clone(), heard.clone());
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            let concerns_us = match &event {
+            let mut news = Heard::nothing();
+            match &event {
                 // Reading a file is no change, and our own reading would never end otherwise.
-                Ok(event) if matches!(event.kind, EventKind::Access(_)) => false,
-                Ok(event) => {
-                    event.need_rescan() || event.paths.iter().any(|path| concerns(path, &names, &whole))
-                }
+                Ok(event) if matches!(event.kind, EventKind::Access(_)) => {}
+                Ok(event) if event.need_rescan() => news = Heard::Anything,
+                Ok(event) => event.paths.iter().for_each(|path| news.add(there.heard(path))),
                 // Something was lost: look.
-                Err(_) => true,
-            };
-            if concerns_us {
+                Err(_) => news = Heard::Anything,
+            }
+            if !news.is_nothing() {
+                all.lock().unwrap_or_else(PoisonError::into_inner).add(news);
                 // Full means that a change is already waiting to be looked at.
                 let _ = sender.try_send(());
             }
@@ -220,7 +320,14 @@ impl Watch {
         for directory in places.directories.keys() {
             watcher.watch(directory, RecursiveMode::NonRecursive)?;
         }
-        Ok(Self { _watcher: watcher, places, changes })
+        Ok(Self { _watcher: watcher, places, heard, changes })
+    }
+
+    /// The same in place of another watch, whose events may be lost.
+    pub fn renewed(files: &[PathBuf]) -> notify::Result<Self> {
+        let watch = Self::new(files)?;
+        watch.heard.lock().unwrap_or_else(PoisonError::into_inner).add(Heard::Anything);
+        Ok(watch)
     }
 
     /// Whether it no longer watches where these files are now: a link on the way leads elsewhere, or a directory was
@@ -236,16 +343,11 @@ impl Watch {
             std::future::pending::<()>().await;
         }
     }
-}
 
-/// A file, or the target of a symbolic link swapped beside it (Kubernetes' `..data`): any name there that is not
-/// clearly another one's.
-fn concerns(path: &Path, files: &BTreeSet<PathBuf>, whole: &BTreeSet<PathBuf>) -> bool {
-    files.contains(path)
-        || whole.contains(path)
-        || is_source(path) && path.parent().is_some_and(|parent| whole.contains(parent))
-        || path.file_name().is_some_and(|name| name == "..data")
-        || files.iter().any(|file| file.parent() == Some(path))
+    /// What was heard since this was asked last. Ask before reading: what changes meanwhile is heard of again.
+    pub fn heard(&self) -> Heard {
+        mem::replace(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner), Heard::nothing())
+    }
 }
 
 fn absolute(file: &Path) -> PathBuf {
@@ -258,113 +360,4 @@ fn absolute(file: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{os::unix::fs::symlink, time::Duration};
-
-    use super::*;
-
-    type TestResult = Result<(), Box<dyn std::error::Error>>;
-
-    #[tokio::test]
-    async fn a_swapped_directory_on_the_way_is_noticed_and_watched() -> TestResult {
-        let root = tempfile::tempdir()?;
-        let (current, next) = (root.path().join("current"), root.path().join("next"));
-        for release in ["r1", "r2"] {
-            fs::create_dir(root.path().join(release))?;
-            fs::write(root.path().join(release).join("state.yaml"), "services: {}")?;
-        }
-        symlink("r1", &current)?;
-        let files = [current.join("state.yaml")];
-        let mut watch = Watch::new(&files)?;
-        let stamp = Stamp::of(&files);
-        assert!(!watch.is_stale(&files));
-        assert_eq!(Stamp::of(&files), stamp);
-
-        symlink("r2", &next)?;
-        fs::rename(&next, &current)?;
-        assert!(watch.is_stale(&files));
-        assert_ne!(Stamp::of(&files), stamp);
-        watch = Watch::new(&files)?;
-        assert!(!watch.is_stale(&files));
-        fs::write(root.path().join("r2/state.yaml"), "networks: {}")?;
-        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await?;
-        Ok(())
-    }
-
-    #[test]
-    fn a_directory_made_anew_is_noticed() -> TestResult {
-        let root = tempfile::tempdir()?;
-        let directory = root.path().join("state");
-        fs::create_dir(&directory)?;
-        let files = [directory.join("state.yaml")];
-        let watch = Watch::new(&files)?;
-        fs::remove_dir(&directory)?;
-        assert!(watch.is_stale(&files));
-        assert!(Watch::new(&files).is_err());
-        fs::create_dir(&directory)?;
-        assert!(watch.is_stale(&files));
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn a_directory_is_all_its_files() -> TestResult {
-        let root = tempfile::tempdir()?;
-        let sources = [root.path().to_owned()];
-        let mut known = Known::default();
-        let service = |name: &str| format!("services: {{ {name}: {{ network_mode: none }} }}");
-        let mut names = || -> Result<Vec<String>, Vec<FileError>> {
-            load(&sources, &mut known).map(|loaded| loaded.state.containers.into_keys().collect())
-        };
-        let empty = names().err().unwrap_or_default();
-        assert!(empty.len() == 1 && empty[0].reason.contains("no *.yaml or *.yml"), "{empty:?}");
-        for leftover in [".b.yaml", "#b.yaml#", "b.yaml~", ".#b.yaml", "b.yaml.swp", "b.txt"] {
-            fs::write(root.path().join(leftover), service("leftover"))?;
-        }
-        fs::create_dir(root.path().join("sub.yaml"))?;
-        assert!(names().is_err());
-        fs::write(root.path().join("b.yaml"), service("b"))?;
-        assert_eq!(names(), Ok(vec!["b".to_owned()]));
-
-        let mut watch = Watch::new(&sources)?;
-        let mut stamp = Stamp::of(&sources);
-        let mut change = async |expected: Result<Vec<String>, &str>| -> TestResult {
-            tokio::time::timeout(Duration::from_secs(10), watch.changed()).await?;
-            assert_ne!(std::mem::replace(&mut stamp, Stamp::of(&sources)), stamp);
-            let found = names();
-            match expected {
-                Ok(expected) => assert_eq!(found, Ok(expected)),
-                Err(place) => {
-                    let errors = found.err().unwrap_or_default();
-                    assert!(errors.iter().any(|error| error.to_string().contains(place)), "{errors:?}");
-                }
-            }
-            Ok(())
-        };
-        fs::write(root.path().join("new"), service("a"))?;
-        fs::rename(root.path().join("new"), root.path().join("a.yml"))?;
-        change(Ok(vec!["a".into(), "b".into()])).await?;
-        // Places stay right while files come and go before theirs.
-        fs::write(root.path().join("new"), "services: { c: { nothing: 1 } }")?;
-        fs::rename(root.path().join("new"), root.path().join("0.yaml"))?;
-        change(Err("0.yaml:1:18")).await?;
-        fs::write(root.path().join("new"), service("d"))?;
-        fs::rename(root.path().join("new"), root.path().join("0.yaml"))?;
-        change(Ok(vec!["a".into(), "b".into(), "d".into()])).await?;
-        fs::remove_file(root.path().join("b.yaml"))?;
-        change(Ok(vec!["a".into(), "d".into()])).await?;
-        Ok(())
-    }
-
-    #[test]
-    fn a_rewritten_file_has_another_stamp() -> TestResult {
-        let file = tempfile::NamedTempFile::new()?;
-        let files = [file.path().to_owned(), PathBuf::from("/there/is/no/such/file")];
-        fs::write(file.path(), "a")?;
-        let stamp = Stamp::of(&files);
-        // Of the same size, and later by more than any clock of a file system is coarse.
-        std::thread::sleep(Duration::from_millis(20));
-        fs::write(file.path(), "b")?;
-        assert_ne!(Stamp::of(&files), stamp);
-        Ok(())
-    }
-}
+mod tests;

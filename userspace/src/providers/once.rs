@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::file::{self, FileError};
-use crate::config::{self, Loaded};
+use crate::config::{self, Known, Loaded};
 
 /// Whether this means standard input.
 pub fn is_standard_input(file: &Path) -> bool {
@@ -40,6 +40,6 @@ pub fn parse_checked(sources: &[(PathBuf, String)]) -> Result<Loaded, Vec<FileEr
 pub fn load_checked(sources: &[PathBuf]) -> Result<Loaded, Vec<FileError>> {
     match texts(sources)? {
         Some(texts) => parse_checked(&texts),
-        None => file::load_checked(sources),
+        None => file::load_checked(sources, &mut Known::default()),
     }
 }

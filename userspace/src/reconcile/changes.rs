@@ -42,7 +42,7 @@ impl fmt::Display for Change {
 
 /// What has to be done to come from one state to the other.
 pub fn between(before: &ResolvedState, after: &ResolvedState) -> Vec<Change> {
-    let (before, after) = (describe(before), describe(after));
+    let (before, after) = (describe(before, after), describe(after, before));
     let mut changes = Vec::new();
     for (object, detail) in &after {
         match before.get(object) {
@@ -63,9 +63,10 @@ fn change(action: Action, object: &str, detail: String) -> Change {
     Change { action, object: object.to_owned(), detail }
 }
 
-fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
+/// The objects that are not the same in the other state.
+fn describe(state: &ResolvedState, other: &ResolvedState) -> BTreeMap<String, String> {
     let mut objects = BTreeMap::new();
-    for (name, network) in &state.networks {
+    for (name, network) in state.networks.iter().filter(|(name, it)| other.networks.get(*name) != Some(it)) {
         let mut words = Vec::new();
         for subnet in network.subnets.iter() {
             words.extend([subnet.range.to_string(), format!("gateway {}", subnet.gateway)]);
@@ -84,7 +85,7 @@ fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
         words.push(format!("on {}", network.bridge));
         objects.insert(format!("network {name}"), words.join(" "));
     }
-    for (id, endpoint) in &state.endpoints {
+    for (id, endpoint) in state.endpoints.iter().filter(|(id, it)| other.endpoints.get(id) != Some(it)) {
         let route = if endpoint.default_route { " default-route" } else { "" };
         let missing = if endpoint.namespace.is_none() { " (namespace missing)" } else { "" };
         let mut words: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
@@ -92,7 +93,8 @@ fn describe(state: &ResolvedState) -> BTreeMap<String, String> {
         let detail = format!("{}{route}{missing}", words.join(" "));
         objects.insert(format!("endpoint {id}"), detail);
     }
-    for publication in &state.publications {
+    let same_ports = state.publications == other.publications;
+    for publication in state.publications.iter().filter(|_| !same_ports) {
         let address = SocketAddress(publication.address);
         let target = format!("-> {} {address}:{}", publication.endpoint, publication.container_ports);
         objects.insert(format!("port {}", key(publication)), target);

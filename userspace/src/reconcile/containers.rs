@@ -33,6 +33,11 @@ const RECHECK_AFTER: Duration = Duration::from_secs(6);
 /// All interfaces are looked at in this many steps, each short enough to keep nothing waiting.
 const STEPS: usize = 80;
 
+/// Of up to so many interfaces that a round makes it is waited for that packets pass,
+const MOST_PATHS: usize = 16;
+/// and at most this long for all of them.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
 /// What an interface was when it was last looked at as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Shape {
@@ -86,6 +91,26 @@ pub struct Pending {
     id: EndpointId,
     /// The host side.
     pub device: String,
+    /// What has to run before a packet passes; not of so many that they need time anyway.
+    path: Option<Path>,
+}
+
+/// The devices from a container to its network.
+#[derive(Debug)]
+struct Path {
+    inside: Netlink,
+    container: u32,
+    veth: u32,
+    bridge: u32,
+}
+
+impl Path {
+    async fn wait_until_running(&self, host: &Netlink, end: Instant) -> crate::netdev::Result<()> {
+        // In this order: the bridge runs once one of its ports does.
+        self.inside.wait_until_running(self.container, end).await?;
+        host.wait_until_running(self.veth, end).await?;
+        host.wait_until_running(self.bridge, end).await
+    }
 }
 
 impl Containers {
@@ -138,6 +163,7 @@ impl Containers {
         let Host { netlink, kernel, dataplane } = host;
         let mut pending = Vec::new();
         for id in ids {
+            self.failed.remove(id);
             let Some(endpoint) = state.endpoints.get(id) else { continue };
             let Some(network) = state.networks.get(&id.network) else { continue };
             let Some(bridge) = kernel.link(&network.bridge) else {
@@ -153,18 +179,19 @@ impl Containers {
                 continue;
             }
             match ensure_one(&shape, netlink, dataplane).await {
-                Ok((ifindex, peer)) => {
+                Ok((ifindex, peer, path)) => {
                     self.verified.insert(
                         id.clone(),
                         Verified { ifindex, peer, shape: shape.clone(), at: Instant::now(), doubted: false },
                     );
-                    pending.push(Pending { id: id.clone(), device: shape.spec.name });
+                    let path = (pending.len() < MOST_PATHS).then_some(path);
+                    pending.push(Pending { id: id.clone(), device: shape.spec.name, path });
                 }
                 Err(reason) => {
                     self.verified.remove(id);
                     self.failed.insert(id.clone());
                     let object = format!("container {} in network {}", id.container, id.network);
-                    problems.push(Problem::new(object, reason));
+                    problems.push(Problem::of_container(&id.container, object, reason));
                 }
             }
         }
@@ -188,7 +215,7 @@ impl Containers {
         for (_, _, id) in due {
             let Some(verified) = self.verified.get_mut(&id) else { continue };
             match ensure_one(&verified.shape, host.netlink, host.dataplane).await {
-                Ok(found) if found == (verified.ifindex, verified.peer) => {
+                Ok((ifindex, peer, _)) if (ifindex, peer) == (verified.ifindex, verified.peer) => {
                     verified.at = Instant::now();
                     verified.doubted = false;
                 }
@@ -215,14 +242,25 @@ impl Containers {
             })
     }
 
-    /// Sets the host sides up, now that every packet meets its programs and the programs find their maps filled.
+    /// Sets the host sides up, now that every packet meets its programs and the programs find their maps filled, and
+    /// waits until packets pass.
     pub async fn bring_up(&mut self, pending: &[Pending], netlink: &Netlink, problems: &mut Vec<Problem>) {
-        for Pending { id, device } in pending {
-            if let Err(error) = netlink.ensure_link_up(device).await {
+        let mut results = Vec::new();
+        for Pending { device, .. } in pending {
+            results.push(netlink.ensure_link_up(device).await.map(drop));
+        }
+        let end = Instant::now() + LONGEST_WAIT;
+        for (Pending { path, .. }, result) in pending.iter().zip(&mut results) {
+            if let (Some(path), Ok(())) = (path, &result) {
+                *result = path.wait_until_running(netlink, end).await;
+            }
+        }
+        for (Pending { id, .. }, result) in pending.iter().zip(results) {
+            if let Err(error) = result {
                 self.verified.remove(id);
                 self.failed.insert(id.clone());
                 let object = format!("container {} in network {}", id.container, id.network);
-                problems.push(Problem::new(object, error));
+                problems.push(Problem::of_container(&id.container, object, error));
             }
         }
     }
@@ -261,7 +299,7 @@ async fn ensure_one(
     shape: &Shape,
     netlink: &Netlink,
     dataplane: &Dataplane,
-) -> Result<(u32, Option<VethPeer>), String> {
+) -> Result<(u32, Option<VethPeer>, Path), String> {
     let text = |error: crate::netdev::Error| error.to_string();
     let namespace = reopen(&shape.namespace)?;
     let inside = Netlink::in_namespace(&namespace).await.map_err(text)?;
@@ -286,7 +324,8 @@ async fn ensure_one(
         LinkKind::Veth(peer) => peer,
         _ => None,
     });
-    Ok((ensured.ifindex, peer))
+    let (container, veth) = (ensured.container_ifindex, ensured.ifindex);
+    Ok((veth, peer, Path { inside, container, veth, bridge: shape.spec.bridge }))
 }
 
 async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {

@@ -145,17 +145,14 @@ impl Maps {
         problems: &mut Vec<Problem>,
     ) {
         let written = self.written.as_ref();
-        let reserved_due = check || written.is_none_or(|written| written.reserved != *reserved);
-        let published_due = check || written.is_none_or(|written| written.published_ports != *published);
-        let [reserved_tcp, reserved_udp] = reserved;
+        let sets =
+            [PortSet::RESERVED_TCP, PortSet::RESERVED_UDP, PortSet::PUBLISHED_TCP, PortSet::PUBLISHED_UDP];
+        let [tcp, udp] = reserved;
         let [published_tcp, published_udp] = published;
-        for (set, ports, due) in [
-            (PortSet::RESERVED_TCP, reserved_tcp, reserved_due),
-            (PortSet::RESERVED_UDP, reserved_udp, reserved_due),
-            (PortSet::PUBLISHED_TCP, published_tcp, published_due),
-            (PortSet::PUBLISHED_UDP, published_udp, published_due),
-        ] {
-            if due {
+        let before = written.map(|written| written.reserved.iter().chain(&written.published_ports));
+        let mut before = before.into_iter().flatten();
+        for (set, ports) in sets.into_iter().zip([tcp, udp, published_tcp, published_udp]) {
+            if before.next() != Some(ports) || check {
                 note(dataplane.tables.port_sets.sync(set, each(ports)), "port_sets", problems);
             }
         }

@@ -79,21 +79,48 @@ pub async fn find(
     cookies: &mut Cookies,
     problems: &mut Vec<Problem>,
 ) -> BTreeMap<String, FoundNamespace> {
-    let mut holders = Holders::new();
+    let mut holders = Holders::default();
     let found = find_some(&desired.containers, own, cookies, &mut holders, problems).await;
-    let present: Vec<NamespaceIdentity> = holders.into_keys().collect();
+    let present = holders.by_namespace;
     if cookies.known.len() > 2 * present.len() + 16 {
-        cookies.known.retain(|identity, _| present.contains(identity));
+        cookies.known.retain(|identity, _| present.contains_key(identity));
     }
     // Not at once: a preview of other files asks for other namespaces.
     if cookies.found.len() > 2 * present.len() + 16 {
-        cookies.found.retain(|_, found| present.contains(&found.identity));
+        cookies.found.retain(|_, found| present.contains_key(&found.identity));
     }
     found
 }
 
 /// Which container is in which namespace.
-pub type Holders = HashMap<NamespaceIdentity, String>;
+#[derive(Debug, Default)]
+pub struct Holders {
+    by_namespace: HashMap<NamespaceIdentity, String>,
+    by_container: HashMap<String, NamespaceIdentity>,
+}
+
+impl Holders {
+    /// Of containers whose namespaces were found, each in one of its own.
+    pub fn new(found: &BTreeMap<String, FoundNamespace>) -> Self {
+        let mut holders = Self::default();
+        for (name, namespace) in found {
+            holders.insert(name, namespace.identity);
+        }
+        holders
+    }
+
+    fn insert(&mut self, container: &str, namespace: NamespaceIdentity) {
+        self.by_namespace.insert(namespace, container.to_owned());
+        self.by_container.insert(container.to_owned(), namespace);
+    }
+
+    /// Has a container be nowhere.
+    pub fn remove(&mut self, container: &str) {
+        if let Some(namespace) = self.by_container.remove(container) {
+            self.by_namespace.remove(&namespace);
+        }
+    }
+}
 
 /// The same for some containers, where `holders` has the namespaces of the others.
 pub async fn find_some(
@@ -119,7 +146,7 @@ pub async fn find_some(
                         return Err(reason);
                     };
                     let reason = format!("{reason}; it is taken to be as it was before");
-                    problems.push(Problem::new(format!("container {name}"), reason));
+                    problems.push(Problem::of_container(name, format!("container {name}"), reason));
                     Ok(before.clone())
                 }
             }),
@@ -127,18 +154,20 @@ pub async fn find_some(
         };
         match result {
             Ok(namespace) => {
-                if let Some(other) = holders.get(&namespace.identity) {
+                if let Some(other) = holders.by_namespace.get(&namespace.identity) {
                     let reason = format!(
                         "it is in the same network namespace as container {other}; use network_mode: service:{other}"
                     );
                     problems.push(Problem::new(format!("container {name}"), reason));
                     continue;
                 }
-                holders.insert(namespace.identity, name.clone());
+                holders.insert(name, namespace.identity);
                 cookies.found.insert(namespace.reference.clone(), namespace.clone());
                 found.insert(name.clone(), namespace);
             }
-            Err(reason) => problems.push(Problem::new(format!("container {name}"), reason)),
+            Err(reason) => {
+                problems.push(Problem::of_container(name, format!("container {name}"), reason));
+            }
         }
     }
     found

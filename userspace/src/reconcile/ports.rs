@@ -15,7 +15,9 @@ use crate::{
 pub fn problems(publications: &[ResolvedPublication], refused: &Refused) -> impl Iterator<Item = Problem> {
     publications.iter().filter_map(|publication| {
         let object = format!("port {} of container {}", publication.host_side(), publication.container);
-        refused.get(&key(publication)).map(|reason| Problem::new(object, reason))
+        refused
+            .get(&key(publication))
+            .map(|reason| Problem::of_container(&publication.container, object, reason))
     })
 }
 

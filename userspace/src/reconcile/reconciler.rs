@@ -1,7 +1,7 @@
 //! One round of reconciliation.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     io::Read,
     path::Path,
     time::SystemTime,
@@ -33,7 +33,7 @@ mod difference;
 mod keeping;
 mod reading;
 
-use difference::Memory;
+use difference::{Memory, troubled};
 use keeping::Keeping;
 use reading::families;
 
@@ -222,8 +222,14 @@ impl Reconciler {
         Ok(state)
     }
 
-    /// Makes the kernel what `desired` asks, as far as it can; what it cannot is in [`Self::applied`].
-    pub async fn round(&mut self, desired: &DesiredState, depth: Depth) -> Result<(), Error> {
+    /// Makes the kernel what `desired` asks, as far as it can; what it cannot is in [`Self::applied`]. `declared` are
+    /// the containers that it may declare otherwise than in the round before, where nothing else is different.
+    pub async fn round(
+        &mut self,
+        desired: &DesiredState,
+        declared: Option<&BTreeSet<String>>,
+        depth: Depth,
+    ) -> Result<(), Error> {
         // Taken, so that a round that fails leaves nothing to be believed by the next.
         let (memory, kernel) = (self.memory.take(), self.kernel.take());
         let (kernel, changed) = match kernel {
@@ -234,9 +240,13 @@ impl Reconciler {
             _ => (Kernel::read(&self.netlink).await?, Changed::Everything),
         };
         match (memory, changed) {
-            (Some(memory), Changed::Containers(veths)) => {
-                self.difference_round(desired, memory, veths, kernel).await
-            }
+            (Some(memory), Changed::Containers(veths)) => match memory.touched(desired, declared) {
+                Some(touched) => {
+                    let touched = &(&touched | &veths) | &memory.troubled;
+                    self.difference_round(desired, memory, touched, kernel).await
+                }
+                None => self.whole_round(desired, depth, Some(memory), kernel).await,
+            },
             (memory, _) => self.whole_round(desired, depth, memory, kernel).await,
         }
     }
@@ -266,6 +276,7 @@ impl Reconciler {
         }
         let lease_facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases, &lease_facts);
+        let is_resolved = state.problems.is_empty();
         problems.append(&mut state.problems);
         if full {
             let exists = |name: &str| kernel.link(name).is_some();
@@ -354,15 +365,13 @@ impl Reconciler {
             programs::detach_superfluous(&wanted, &self.dataplane, &mut problems);
         }
         let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
-        self.memory = if problems.is_empty() && refused.is_empty() && failed.is_empty() {
+        self.memory = troubled(&problems, &failed).filter(|_| is_resolved).map(|troubled| {
             let same = keeping == Keeping::Known && self.applied.state == state;
             match memory.filter(|memory| same && memory.is_of(desired)) {
-                Some(memory) => Some(memory),
-                None => Some(Memory::new(desired, &self.leases, &state)),
+                Some(memory) => memory.with(troubled),
+                None => Memory::new(desired, &self.leases, &state, &lease_facts.namespaces, troubled),
             }
-        } else {
-            None
-        };
+        });
         self.applied = Applied { state, facts, refused, failed, problems };
         Ok(())
     }

@@ -18,12 +18,10 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{Filtering, PerFamily, PortRange, Protocol},
+    model::{Filtering, PerFamily, PortRange, Protocol, VXLAN_PORT},
     netdev::PortRanges,
 };
 
-/// UDP port of VXLAN (RFC 7348 section 5).
-pub const VXLAN_PORT: u16 = 4789;
 /// Bits of an IPv4-mapped address before the IPv4 part.
 const V4_MAPPED_BITS: u32 = 96;
 
@@ -56,7 +54,8 @@ pub struct Tables {
 
 /// Makes the contents. `publications` are those of the state that no process of the host stands in the way of.
 pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts: &KernelFacts) -> Tables {
-    let published_ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications, protocol));
+    let published_ports =
+        [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications.iter().copied(), protocol));
     Tables {
         devices: devices(state, facts),
         endpoints: endpoints(state, facts),
@@ -341,9 +340,12 @@ pub fn publication_number(publication: &ResolvedPublication) -> u32 {
     (stable_hash(0, &[&publication.container, &publication.host_side()]) >> 32) as u32
 }
 
-fn published(publications: &[&ResolvedPublication], protocol: Protocol) -> PortRanges {
+fn published<'a>(
+    publications: impl IntoIterator<Item = &'a ResolvedPublication>,
+    protocol: Protocol,
+) -> PortRanges {
     let of_protocol = publications
-        .iter()
+        .into_iter()
         .filter(|publication| publication.protocol == protocol && !publication.is_routed());
     of_protocol.map(|publication| publication.host_ports).collect()
 }

@@ -74,7 +74,7 @@ pub async fn ensure(
     if let WaitingRoom::Missing(reason) = &room {
         let reason =
             format!("{reason}; fragments that come before the first of their datagram are not waited for");
-        problems.push(Problem::new("waiting room", reason));
+        problems.push(Problem::of_itself("waiting room", reason));
     }
     room
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write,
-    fs,
     net::SocketAddr,
     ops::Range,
     thread,
@@ -10,6 +9,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 use serde::Serialize;
 
 use super::{Cost, Plan, probe::Probe};
@@ -35,22 +38,29 @@ pub struct Figures {
     pub networks: usize,
     /// From the start of the daemon until `ready`, with nothing there before.
     pub ready_s: f64,
-    /// From the change of the file until one more container answers a connection from the first one of its network.
-    pub one_more_ms: Spread,
-    /// The daemon's own time for that, if it tells.
-    pub one_more_apply_ms: Option<Spread>,
-    /// CPU time of the daemon in that while: what it works itself, without the waits in the kernel and for the disk.
-    pub one_more_cpu_ms: Spread,
-    /// The three of these where each container has a file of its own in a directory, and one file is added.
-    pub file_added_ms: Spread,
-    /// See above.
-    pub file_added_apply_ms: Option<Spread>,
-    /// See above.
-    pub file_added_cpu_ms: Spread,
+    /// One more container, in one file with all others.
+    pub in_one_file: OneMore,
+    /// One more, as a file of its own in a directory of such files.
+    pub as_a_file: OneMore,
+    /// The same, and `weft apply` instead of waiting until the daemon sees it.
+    pub by_apply: OneMore,
     /// `weft teardown`.
     pub teardown_s: f64,
     /// What the daemon tells of itself with all of them.
     pub cost: Cost,
+}
+
+/// What one more container takes.
+#[derive(Debug, Clone, Serialize)]
+pub struct OneMore {
+    /// From the change of the file until it answers a connection from the first container of its network.
+    pub answers_ms: Spread,
+    /// The daemon's own time for that, if it tells.
+    pub apply_ms: Option<Spread>,
+    /// CPU time of the daemon in that: what it works itself, without the waits in the kernel and for the disk.
+    pub apply_cpu_ms: Option<Spread>,
+    /// All its CPU time until the container answers, its looking after the others included.
+    pub cpu_ms: Spread,
 }
 
 /// Measures at each of the plan's numbers, each from nothing.
@@ -59,7 +69,7 @@ pub(super) fn run(lab: &Lab, plan: &Plan) -> Result<Vec<Figures>> {
     // weft wants an uplink.
     let outside = lab.host("outside")?;
     lab.cable((&host, "192.0.2.1/24"), (&outside, "192.0.2.100/24"))?;
-    let most = plan.containers.iter().copied().max().unwrap_or(0) + 2 * plan.rounds as usize;
+    let most = plan.containers.iter().copied().max().unwrap_or(0) + 3 * plan.rounds as usize;
     let names = (0..most).map(name).collect::<Vec<_>>();
     let start = Instant::now();
     let containers = host.containers(&names)?;
@@ -86,7 +96,7 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
     first.sysctl("net.ipv4.neigh.eth0.retrans_time_ms", "5")?;
     first.sysctl("net.ipv4.neigh.eth0.mcast_solicit", "1")?;
     let mut servers = Vec::new();
-    let by_file = one_more_each(&daemon, first, containers, count, 0..rounds, &mut servers, |more| {
+    let in_one_file = one_more_each(&daemon, first, containers, count, 0..rounds, &mut servers, |more| {
         daemon.rewrite(&file(count, more + 1, networks))
     })?;
     // The same state in a file for each, which changes nothing.
@@ -95,9 +105,13 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
     // Its first reading knows none of the files yet; the tick does that.
     thread::sleep(FULL_TICK);
     let range = rounds..2 * rounds;
-    let by_directory = one_more_each(&daemon, first, containers, count, range, &mut servers, |more| {
-        let text = format!("services:\n{}", service(count + more, 0, &added_address(more)));
-        daemon.write_directory(&[(format!("c{}.yaml", count + more), text)]).map(drop)
+    let as_a_file = one_more_each(&daemon, first, containers, count, range, &mut servers, |more| {
+        add_file(&daemon, count, more)
+    })?;
+    let range = 2 * rounds..3 * rounds;
+    let by_apply = one_more_each(&daemon, first, containers, count, range, &mut servers, |more| {
+        add_file(&daemon, count, more)?;
+        daemon.command(&["apply", "-f", &directory.display().to_string()])?.expect_ok().map(drop)
     })?;
     let start = Instant::now();
     daemon.teardown()?;
@@ -105,23 +119,17 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
         containers: count,
         networks,
         ready_s,
-        one_more_ms: Spread::of(by_file.answered).context("no rounds")?,
-        one_more_apply_ms: Spread::of(by_file.applied),
-        one_more_cpu_ms: Spread::of(by_file.cpu).context("no rounds")?,
-        file_added_ms: Spread::of(by_directory.answered).context("no rounds")?,
-        file_added_apply_ms: Spread::of(by_directory.applied),
-        file_added_cpu_ms: Spread::of(by_directory.cpu).context("no rounds")?,
+        in_one_file,
+        as_a_file,
+        by_apply,
         teardown_s: start.elapsed().as_secs_f64(),
         cost,
     })
 }
 
-/// What adding containers one by one took.
-#[derive(Debug, Default)]
-struct Added {
-    answered: Vec<f64>,
-    applied: Vec<f64>,
-    cpu: Vec<f64>,
+fn add_file(daemon: &Daemon, count: usize, more: usize) -> Result<()> {
+    let text = format!("services:\n{}", service(count + more, 0, &added_address(more)));
+    daemon.write_directory(&[(format!("c{}.yaml", count + more), text)]).map(drop)
 }
 
 /// Adds containers one by one: `declare` has the daemon learn of it.
@@ -133,8 +141,8 @@ fn one_more_each(
     range: Range<usize>,
     servers: &mut Vec<Process>,
     declare: impl Fn(usize) -> Result<()>,
-) -> Result<Added> {
-    let mut added = Added::default();
+) -> Result<OneMore> {
+    let (mut answered, mut applied, mut applied_cpu, mut cpu) = (vec![], vec![], vec![], vec![]);
     for more in range {
         let container = containers.get(count + more).context("too few containers")?;
         servers.push(container.serve_echo(ECHO)?);
@@ -144,23 +152,24 @@ fn one_more_each(
         let before = cpu_ms(daemon)?;
         let changed = Instant::now();
         declare(more)?;
-        added.answered.push((probe.wait()? - changed).as_secs_f64() * 1e3);
-        added.cpu.push(cpu_ms(daemon)? - before);
-        added.applied.extend(Cost::of(daemon)?.apply_ms);
+        answered.push((probe.wait()? - changed).as_secs_f64() * 1e3);
+        cpu.push(cpu_ms(daemon)? - before);
+        let cost = Cost::of(daemon)?;
+        applied.extend(cost.apply_ms);
+        applied_cpu.extend(cost.apply_cpu_ms);
     }
-    Ok(added)
+    Ok(OneMore {
+        answers_ms: Spread::of(answered).context("no rounds")?,
+        apply_ms: Spread::of(applied),
+        apply_cpu_ms: Spread::of(applied_cpu),
+        cpu_ms: Spread::of(cpu).context("no rounds")?,
+    })
 }
 
-/// CPU time of all threads of the daemon so far.
+/// CPU time of all threads of the daemon so far, those that have ended included.
 fn cpu_ms(daemon: &Daemon) -> Result<f64> {
-    let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{}/task", daemon.pid()))? {
-        // Time on a CPU, time waiting for one, number of turns.
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        let on_cpu = text.split_whitespace().next().context("an empty schedstat")?;
-        nanoseconds += on_cpu.parse::<u64>()?;
-    }
-    Ok(nanoseconds as f64 / 1e6)
+    let clock = clock_getcpuclockid(Pid::from_raw(daemon.pid().try_into()?))?;
+    Ok(Duration::from(clock_gettime(clock)?).as_secs_f64() * 1e3)
 }
 
 fn name(index: usize) -> String {

@@ -69,6 +69,8 @@ pub struct Cost {
     pub resident_bytes: u64,
     /// Its own time for the last change, if it tells.
     pub apply_ms: Option<f64>,
+    /// Its CPU time of that, if it tells.
+    pub apply_cpu_ms: Option<f64>,
 }
 
 impl Cost {
@@ -81,6 +83,7 @@ impl Cost {
             map_bytes: map_bytes(&status)?,
             resident_bytes: resident * 1024,
             apply_ms: status["last_apply_ms"].as_f64(),
+            apply_cpu_ms: status["last_apply_cpu_ms"].as_f64(),
         })
     }
 }
@@ -100,33 +103,30 @@ impl Report {
     /// For people.
     pub fn markdown(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(ASCII_MARKDOWN).set_header([
-            "containers",
-            "from nothing to `ready`, s",
-            "one more answers, ms",
-            "until applied, ms",
-            "CPU of the daemon, ms",
-            "one more file in a directory answers, ms",
-            "until applied, ms",
-            "CPU of the daemon, ms",
-            "teardown, s",
-            "maps, MiB",
-            "daemon, MiB",
-        ]);
+        let of_host = ["from nothing to `ready`, s", "teardown, s", "maps, MiB", "daemon, MiB"];
+        let of_one = ["answers, ms", "until applied, ms", "CPU until applied, ms", "all CPU meanwhile, ms"];
+        table
+            .load_preset(ASCII_MARKDOWN)
+            .set_header(["containers"].into_iter().chain(of_host).chain(["one more"]).chain(of_one));
         for row in &self.containers {
-            table.add_row([
-                row.containers.to_string(),
-                short(row.ready_s),
-                spread(&Some(row.one_more_ms)),
-                spread(&row.one_more_apply_ms),
-                spread(&Some(row.one_more_cpu_ms)),
-                spread(&Some(row.file_added_ms)),
-                spread(&row.file_added_apply_ms),
-                spread(&Some(row.file_added_cpu_ms)),
-                short(row.teardown_s),
-                mebibytes(row.cost.map_bytes),
-                mebibytes(row.cost.resident_bytes),
-            ]);
+            for (how, one_more) in [
+                ("in one file", &row.in_one_file),
+                ("as a file", &row.as_a_file),
+                ("as a file, `weft apply`", &row.by_apply),
+            ] {
+                table.add_row([
+                    row.containers.to_string(),
+                    short(row.ready_s),
+                    short(row.teardown_s),
+                    mebibytes(row.cost.map_bytes),
+                    mebibytes(row.cost.resident_bytes),
+                    how.to_owned(),
+                    spread(&Some(one_more.answers_ms)),
+                    spread(&one_more.apply_ms),
+                    spread(&one_more.apply_cpu_ms),
+                    spread(&Some(one_more.cpu_ms)),
+                ]);
+            }
         }
         format!("{}\n\n{}\n\n{table}", self.machine.describe(), self.ports.describe())
     }

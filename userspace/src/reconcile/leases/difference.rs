@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
+    ops::Range,
 };
 
 use super::{
@@ -17,7 +18,7 @@ use super::{
     publications,
 };
 use crate::{
-    model::{Container, ContainerNamespace, DesiredState, Family, HostPorts, PerFamily},
+    model::{Container, ContainerNamespace, DesiredState, Family, HostPorts, PerFamily, PortRange, Protocol},
     reconcile::resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedPublication, ResolvedState},
 };
 
@@ -29,8 +30,9 @@ pub struct Index {
     uses: HashMap<String, HashMap<IpAddr, u32>>,
     devices: HashSet<String>,
     claims: Claims,
-    /// Containers whose choices depend on others': their host ports are chosen, they use another's interfaces, or they
-    /// have the same address as another one.
+    /// Containers with chosen host ports, which give way to those that another one asks for.
+    choosers: HashSet<String>,
+    /// Containers whose choices depend on others': they use another's interfaces, or have the same address as another.
     entangled: usize,
 }
 
@@ -60,7 +62,8 @@ impl Index {
             uses: HashMap::new(),
             devices: state.endpoints.values().map(|endpoint| endpoint.device.clone()).collect(),
             claims,
-            entangled: desired.containers.values().filter(|container| is_entangled(container)).count(),
+            choosers: names_of(desired, chooses),
+            entangled: names_of(desired, is_entangled).len(),
         };
         let mut addresses = HashSet::new();
         let mut settled = |(id, endpoint): (&EndpointId, &ResolvedEndpoint)| {
@@ -78,6 +81,24 @@ impl Index {
             leased(lease).for_each(|(network, address)| index.take(network, address));
         }
         index
+    }
+
+    /// The host ports that may be published by others where the touched containers published theirs before a difference:
+    /// on other addresses of the host.
+    pub fn published_by_others(
+        &self,
+        patched: &Patched,
+        touched: &BTreeSet<String>,
+    ) -> Vec<(Protocol, PortRange)> {
+        let before = patched.publications_before.iter().map(|before| (before.protocol, before.host_ports));
+        let of_others = |(protocol, ports)| {
+            let claims = self
+                .claims
+                .overlapping(protocol, ports)
+                .filter(|(container, _)| !touched.contains(*container));
+            claims.map(move |(_, ports)| (protocol, ports))
+        };
+        before.flat_map(of_others).collect()
     }
 
     fn take(&mut self, network: &str, address: IpAddr) {
@@ -129,11 +150,17 @@ fn has_lease(id: &EndpointId, endpoint: &ResolvedEndpoint, leases: &Leases) -> b
     })
 }
 
+fn names_of(desired: &DesiredState, which: impl Fn(&Container) -> bool) -> HashSet<String> {
+    let found = desired.containers.iter().filter(|(_, container)| which(container));
+    found.map(|(name, _)| name.clone()).collect()
+}
+
+fn chooses(container: &Container) -> bool {
+    container.publications.iter().any(|publication| !matches!(publication.host_ports, HostPorts::Exactly(_)))
+}
+
 fn is_entangled(container: &Container) -> bool {
-    let chosen =
-        |publication: &crate::model::Publication| !matches!(publication.host_ports, HostPorts::Exactly(_));
-    let shared = matches!(container.namespace, ContainerNamespace::SharedWith(_));
-    container.publications.iter().any(chosen) || shared && !container.publications.is_empty()
+    matches!(container.namespace, ContainerNamespace::SharedWith(_)) && !container.publications.is_empty()
 }
 
 /// Brings `state` and `leases`, which came from `before`, to `desired`, which differs only in the `touched` containers.
@@ -155,7 +182,8 @@ pub fn patch(
         patched
             .endpoints_before
             .extend(of_container(state, name).map(|(id, endpoint)| (id.clone(), endpoint.clone())));
-        patched.publications_before.extend(publications_of(state, name).iter().cloned());
+        let published = state.publications.get(publications_of(state, name)).unwrap_or_default();
+        patched.publications_before.extend(published.iter().cloned());
         if let Some(container) = before.containers.get(name) {
             given(container).for_each(|(network, address)| index.give_back(network, address));
         }
@@ -166,9 +194,12 @@ pub fn patch(
     for publication in patched.publications_before.iter().filter(|publication| !publication.is_routed()) {
         index.claims.remove(publication.protocol, publication.host_address, publication.host_ports);
     }
+    for name in touched {
+        index.choosers.remove(name);
+    }
     let present = || touched.iter().filter_map(|name| Some((name, desired.containers.get(name)?)));
     for (_, container) in present() {
-        if is_entangled(container) {
+        if is_entangled(container) || chooses(container) {
             return None;
         }
         given(container).for_each(|(network, address)| index.take(network, address));
@@ -221,11 +252,20 @@ pub fn patch(
     let facts = LeaseFacts {
         host_routes: Vec::new(),
         namespaces: BTreeMap::new(),
-        ephemeral_ports: crate::model::PortRange { first: 0, last: 0 },
+        ephemeral_ports: PortRange { first: 0, last: 0 },
         bound_ports: HashSet::new(),
     };
     for (name, container) in present() {
         for publication in &container.publications {
+            // A chosen port is one that nobody has on any address.
+            if let HostPorts::Exactly(ports) = publication.host_ports
+                && index
+                    .claims
+                    .overlapping(publication.protocol, ports)
+                    .any(|(other, _)| index.choosers.contains(other))
+            {
+                return None;
+            }
             // It has its host ports: the facts are for those that have not.
             let resolved = publications::resolve_one(
                 name,
@@ -253,7 +293,7 @@ pub fn patch(
     for id in patched.endpoints_before.keys() {
         state.endpoints.remove(id);
     }
-    state.publications.retain(|publication| !touched.contains(&publication.container));
+    remove_publications(touched, state);
     patched.endpoints = found.endpoints.keys().cloned().collect();
     patched.publications = found.publications.clone();
     state.endpoints.extend(found.endpoints);
@@ -268,7 +308,7 @@ impl Patched {
             state.endpoints.remove(id);
         }
         state.endpoints.extend(self.endpoints_before);
-        state.publications.retain(|publication| !touched.contains(&publication.container));
+        remove_publications(touched, state);
         insert(self.publications_before, state);
     }
 }
@@ -291,12 +331,19 @@ pub fn of_container<'a>(
     state.endpoints.range(first..).take_while(move |(id, _)| id.container == name)
 }
 
-/// The publications of one container, which are ordered by it.
-fn publications_of<'a>(state: &'a ResolvedState, name: &str) -> &'a [ResolvedPublication] {
+/// Where the publications of one container are, which are ordered by it.
+fn publications_of(state: &ResolvedState, name: &str) -> Range<usize> {
     let all = &state.publications;
     let first = all.partition_point(|publication| publication.container.as_str() < name);
     let last = all.partition_point(|publication| publication.container.as_str() <= name);
-    all.get(first..last).unwrap_or_default()
+    first..last
+}
+
+fn remove_publications(touched: &BTreeSet<String>, state: &mut ResolvedState) {
+    for name in touched {
+        let range = publications_of(state, name);
+        state.publications.drain(range);
+    }
 }
 
 fn scratch(leases: &Leases, touched: &BTreeSet<String>) -> Leases {

@@ -41,6 +41,9 @@ pub struct Entry {
     devices: BTreeSet<String>,
     /// Containers whose host ports are free for others.
     ports_gone: BTreeSet<String>,
+    /// What weft adds to `net.ipv4.ip_local_reserved_ports`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reserved_ports: Option<String>,
 }
 
 impl Entry {
@@ -68,6 +71,8 @@ impl Entry {
                 .filter(|name| leases.ports_of(name).next().is_none() && kept.ports_of(name).next().is_some())
                 .cloned()
                 .collect(),
+            reserved_ports: (leases.reserved_ports != kept.reserved_ports)
+                .then(|| leases.reserved_ports.clone()),
         }
     }
 
@@ -76,6 +81,7 @@ impl Entry {
         self.next_epoch == kept.next_epoch
             && self.networks.is_empty()
             && self.ports_gone.is_empty()
+            && self.reserved_ports.is_none()
             && self.devices.is_subset(&kept.devices)
             && self.endpoints.iter().all(|(name, lease)| kept.endpoints.get(name) == Some(lease))
     }
@@ -87,6 +93,9 @@ impl Entry {
         leases.endpoints.extend(self.endpoints);
         leases.devices.extend(self.devices);
         self.ports_gone.iter().for_each(|name| leases.forget_ports_of(name));
+        if let Some(reserved) = self.reserved_ports {
+            leases.reserved_ports = reserved;
+        }
     }
 }
 
@@ -205,6 +214,7 @@ mod tests {
             )]),
             devices: BTreeSet::from([format!("veth{number}")]),
             ports_gone: BTreeSet::new(),
+            reserved_ports: (number == 2).then(|| "80".to_owned()),
         }
     }
 

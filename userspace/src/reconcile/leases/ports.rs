@@ -33,6 +33,22 @@ impl Claims {
             .insert(ports.first, (ports.last, container.to_owned()));
     }
 
+    /// The claims to some of these ports on any address, with who has them.
+    pub fn overlapping(
+        &self,
+        protocol: Protocol,
+        ports: PortRange,
+    ) -> impl Iterator<Item = (&str, PortRange)> {
+        let of_protocol = self.0.iter().filter(move |((claimed, _), _)| *claimed == protocol);
+        of_protocol.flat_map(move |(_, ranges)| {
+            let below = ranges.range(..=ports.last).rev();
+            let claims = below.map(|(first, (last, container))| {
+                (container.as_str(), PortRange { first: *first, last: *last })
+            });
+            claims.take_while(move |(_, claimed)| claimed.overlaps(ports))
+        })
+    }
+
     /// Takes back a claim.
     pub fn remove(&mut self, protocol: Protocol, address: IpAddr, ports: PortRange) {
         if let Some(ranges) = self.0.get_mut(&(protocol, address)) {

@@ -17,8 +17,8 @@ use crate::{
         },
         namespaces::{self, Holders},
         ports::{self, key},
-        problem::Problem,
-        resolved::{EndpointId, ResolvedPublication, ResolvedState},
+        problem::{self, Problem, Scope},
+        resolved::{EndpointId, FoundNamespace, ResolvedState},
         tables::difference::Difference,
     },
 };
@@ -26,53 +26,65 @@ use crate::{
 /// More touched containers than these are the work of a whole round, which reads much at once.
 const MOST: usize = READ_SINGLY;
 
-/// The state that the last round left without anything undone.
+/// The state that the last round left, with nothing undone but what some containers wait for.
 #[derive(Debug)]
 pub(super) struct Memory {
     desired: DesiredState,
     index: Index,
     namespaces: Holders,
+    /// Containers with problems of their own. Each round tries them again.
+    pub(super) troubled: BTreeSet<String>,
+}
+
+/// The containers with problems of their own, if there are no other problems.
+pub(super) fn troubled(problems: &[Problem], failed: &HashSet<EndpointId>) -> Option<BTreeSet<String>> {
+    let mut troubled = problem::containers(problems)?;
+    troubled.extend(failed.iter().map(|id| id.container.clone()));
+    Some(troubled)
 }
 
 impl Memory {
-    pub(super) fn new(desired: &DesiredState, leases: &Leases, state: &ResolvedState) -> Self {
-        let namespaces = state
-            .endpoints
-            .iter()
-            .filter_map(|(id, endpoint)| Some((endpoint.namespace.as_ref()?.identity, id.container.clone())));
+    pub(super) fn new(
+        desired: &DesiredState,
+        leases: &Leases,
+        state: &ResolvedState,
+        namespaces: &BTreeMap<String, FoundNamespace>,
+        troubled: BTreeSet<String>,
+    ) -> Self {
         Self {
             desired: desired.clone(),
             index: Index::new(desired, leases, state),
-            namespaces: namespaces.collect(),
+            namespaces: Holders::new(namespaces),
+            troubled,
         }
+    }
+
+    /// The same with other containers that have problems of their own.
+    pub(super) fn with(self, troubled: BTreeSet<String>) -> Self {
+        Self { troubled, ..self }
     }
 
     pub(super) fn is_of(&self, desired: &DesiredState) -> bool {
         self.desired == *desired
     }
 
-    /// The containers that `desired` declares otherwise; `None` if anything else is different.
-    fn touched(&self, desired: &DesiredState) -> Option<BTreeSet<String>> {
-        let DesiredState { networks, containers, peers, host } = &self.desired;
-        if (networks, peers, host) != (&desired.networks, &desired.peers, &desired.host) {
+    /// The containers that `desired` declares otherwise; `None` if anything else is different. `declared` are those that
+    /// it may, if that is known.
+    pub(super) fn touched(
+        &self,
+        desired: &DesiredState,
+        declared: Option<&BTreeSet<String>>,
+    ) -> Option<BTreeSet<String>> {
+        let (before, after) = (&self.desired, desired);
+        let differs = |name: &&String| before.containers.get(*name) != after.containers.get(*name);
+        if let Some(declared) = declared {
+            return Some(declared.iter().filter(differs).cloned().collect());
+        }
+        if (&before.networks, &before.peers, &before.host) != (&after.networks, &after.peers, &after.host) {
             return None;
         }
-        let mut touched = BTreeSet::new();
-        let (mut before, mut after) = (containers.iter().peekable(), desired.containers.iter().peekable());
-        loop {
-            let (old, new) = (before.peek(), after.peek());
-            let name = match (old, new) {
-                (None, None) => return Some(touched),
-                (Some((old, _)), Some((new, _))) => old.min(new),
-                (Some((name, _)), None) | (None, Some((name, _))) => name,
-            };
-            let name: &String = name;
-            let old = before.next_if(|(old, _)| *old == name).map(|(_, container)| container);
-            let new = after.next_if(|(new, _)| *new == name).map(|(_, container)| container);
-            if old != new {
-                touched.insert(name.clone());
-            }
-        }
+        let all = before.containers.keys().chain(after.containers.keys());
+        Some(all.filter(differs).cloned().collect())
     }
 
     /// Takes over what `desired` says of the touched containers.
@@ -87,24 +99,28 @@ impl Memory {
 }
 
 impl Reconciler {
-    /// A round where nothing of the host is known to have changed but the veths of some containers.
+    /// A round where nothing is known to have changed but the declarations or the veths of the touched containers.
     pub(super) async fn difference_round(
         &mut self,
         desired: &DesiredState,
         mut memory: Memory,
-        veths: BTreeSet<String>,
+        touched: BTreeSet<String>,
         mut kernel: Kernel,
     ) -> Result<(), Error> {
-        let touched = memory.touched(desired).map(|touched| &touched | &veths);
-        let Some(touched) = touched.filter(|touched| touched.len() <= MOST) else {
+        if touched.len() > MOST {
             return self.whole_round(desired, super::Depth::Changes, Some(memory), kernel).await;
-        };
+        }
         if touched.is_empty() {
             (self.memory, self.kernel) = (Some(memory), Some(kernel));
             return Ok(());
         }
         tracing::debug!(containers = touched.len(), "difference");
-        let Some(patched) = self.patch(desired, &mut memory, &touched, &kernel).await else {
+        // What only a whole round tries again.
+        let before = self.applied.problems.iter();
+        let mut problems: Vec<_> =
+            before.filter(|problem| problem.scope == Scope::Nothing).cloned().collect();
+        let patched = self.patch(desired, &mut memory, &touched, &kernel, &mut problems).await;
+        let Some(patched) = patched else {
             return self.whole_round(desired, super::Depth::Changes, None, kernel).await;
         };
         // Before anything is made, as in a whole round, which serves what does not rest on these choices.
@@ -114,7 +130,6 @@ impl Reconciler {
         }
         memory.adopt(desired, &touched);
 
-        let mut problems = Vec::new();
         let refused =
             self.ports.check_difference(&patched.publications_before, &patched.publications).await?;
         problems.extend(ports::problems(&patched.publications, &refused));
@@ -129,13 +144,14 @@ impl Reconciler {
         self.enter_veths(&patched, &kernel);
 
         let Applied { state, facts, .. } = &self.applied;
-        let served = |publication: &&ResolvedPublication| !refused.contains_key(&key(publication));
-        let publications: Vec<&ResolvedPublication> = state.publications.iter().filter(served).collect();
+        let served =
+            patched.publications.iter().filter(|publication| !refused.contains_key(&key(publication)));
+        let others = memory.index.published_by_others(&patched, &touched);
         let Some(written) = self.maps.written() else {
             // Something failed to be written; the whole round has everything compared.
             return self.whole_round(desired, super::Depth::Full, None, kernel).await;
         };
-        let difference = Difference::new(written, &patched, &devices_before, state, &publications, facts);
+        let difference = Difference::new(written, &patched, &devices_before, state, served, &others, facts);
         let published = difference.ports.as_ref().map(|[_, [tcp, udp]]| tcp.union(udp));
         self.maps.write_difference(difference, &mut self.dataplane, &mut problems);
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
@@ -145,9 +161,7 @@ impl Reconciler {
             debug_assert_eq!(self.kept.as_ref(), Some(&self.leases), "the journal has all of a difference");
         }
         let failed: HashSet<EndpointId> = self.containers.failed().iter().cloned().collect();
-        if problems.is_empty() && failed.is_empty() {
-            self.memory = Some(memory);
-        }
+        self.memory = troubled(&problems, &failed).map(|troubled| memory.with(troubled));
         self.kernel = Some(kernel);
         (self.applied.refused, self.applied.failed, self.applied.problems) = (refused, failed, problems);
         Ok(())
@@ -160,6 +174,7 @@ impl Reconciler {
         memory: &mut Memory,
         touched: &BTreeSet<String>,
         kernel: &Kernel,
+        problems: &mut Vec<Problem>,
     ) -> Option<Patched> {
         let is_shared = |name: &String| {
             let container = desired.containers.get(name).or_else(|| memory.desired.containers.get(name));
@@ -170,9 +185,9 @@ impl Reconciler {
             return None;
         }
         for name in touched {
+            memory.namespaces.remove(name);
             for (_, endpoint) in difference::of_container(&self.applied.state, name) {
                 let Some(namespace) = &endpoint.namespace else { continue };
-                memory.namespaces.remove(&namespace.identity);
                 // As in a whole round: without its veth the inode may be that of a new namespace.
                 if kernel.link(&endpoint.device).is_none() {
                     self.cookies.forget(&namespace.identity);
@@ -180,13 +195,10 @@ impl Reconciler {
             }
         }
         let containers = touched.iter().filter_map(|name| desired.containers.get_key_value(name));
-        let mut problems = Vec::new();
         let holders = &mut memory.namespaces;
         let namespaces =
-            namespaces::find_some(containers, self.own, &mut self.cookies, holders, &mut problems).await;
-        if !problems.is_empty() {
-            return None;
-        }
+            namespaces::find_some(containers, self.own, &mut self.cookies, holders, problems).await;
+        problem::containers(problems)?;
         difference::patch(
             &memory.desired,
             desired,
@@ -198,7 +210,7 @@ impl Reconciler {
         )
     }
 
-    /// Removes the devices of interfaces that are no longer declared, after what leads to them. Answers the indices of
+    /// Removes the devices of interfaces that are no longer declared or have no namespace, after what leads to them. Answers the indices of
     /// the veths that the touched containers had.
     async fn remove_gone(
         &mut self,
@@ -211,8 +223,9 @@ impl Reconciler {
             .keys()
             .filter_map(|id| Some((id.clone(), self.applied.facts.veths.get(id)?.ifindex)))
             .collect();
-        let gone: Vec<_> =
-            patched.endpoints_before.iter().filter(|(id, _)| !patched.endpoints.contains(id)).collect();
+        let endpoints = &self.applied.state.endpoints;
+        let is_there = |id: &EndpointId| endpoints.get(id).is_some_and(|now| now.namespace.is_some());
+        let gone: Vec<_> = patched.endpoints_before.iter().filter(|(id, _)| !is_there(id)).collect();
         if gone.is_empty() {
             return Ok(before.into_values().collect());
         }
@@ -222,9 +235,15 @@ impl Reconciler {
         }
         let devices: Vec<u32> = before.values().copied().collect();
         let Applied { state, facts, .. } = &self.applied;
-        let publications: Vec<&ResolvedPublication> = state.publications.iter().collect();
         if let Some(written) = self.maps.written() {
-            let difference = Difference::new(written, patched, &devices, state, &publications, facts);
+            let difference = Difference::of_containers(
+                written,
+                patched,
+                &devices,
+                state,
+                patched.publications.iter(),
+                facts,
+            );
             self.maps.withdraw_difference(&difference, &mut self.dataplane, problems);
         }
         for (id, endpoint) in gone {

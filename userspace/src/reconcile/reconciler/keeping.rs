@@ -98,10 +98,20 @@ impl Reconciler {
         problems: &mut Vec<Problem>,
     ) -> Result<(), Error> {
         let reservation = sysctls::Reservation::begin(&mut self.leases, published)?;
-        if self.try_to_keep(problems)?.is_kept() {
+        if self.keep_reservation(problems)? {
             kernel.reserved = reservation.write(&mut self.leases)?;
-            self.try_to_keep(problems)?;
+            self.keep_reservation(problems)?;
         }
         Ok(())
+    }
+
+    /// Keeps what weft reserves, where all other choices are kept.
+    fn keep_reservation(&mut self, problems: &mut Vec<Problem>) -> Result<bool, StoreError> {
+        // A journal does not have the settings' values from before weft.
+        let same = self.kept.as_ref().is_some_and(|kept| kept.sysctls == self.leases.sysctls);
+        if same && self.keep_leases_of(&BTreeSet::new()).is_ok() {
+            return Ok(true);
+        }
+        Ok(self.try_to_keep(problems)?.is_kept())
     }
 }

@@ -5,8 +5,8 @@ use std::{collections::HashMap, hash::Hash};
 use dataplane_common::abi::{Device, Endpoint, EndpointKey, Publication, PublicationKey};
 
 use super::{
-    KernelFacts, PortRanges, Prefix, Protocol, ResolvedState, Tables, container_device, container_endpoints,
-    endpoint_keys, has_overlays, publication_entries, published, reserved,
+    KernelFacts, PortRange, PortRanges, Prefix, Protocol, ResolvedState, Tables, container_device,
+    container_endpoints, endpoint_keys, has_overlays, publication_entries, published, reserved,
 };
 use crate::reconcile::{leases::difference::Patched, resolved::ResolvedPublication};
 
@@ -28,19 +28,46 @@ pub struct Difference {
 
 impl Difference {
     /// Between `written` and what [`super::build`] would make of the patched state. `devices_before` are the indices of
-    /// the touched containers' veths before.
-    pub fn new(
+    /// the touched containers' veths before, `served` those of their publications that nothing stands in the way of;
+    /// `others` are the publications of other containers of the ports that they published before.
+    pub fn new<'a>(
         written: &Tables,
         patched: &Patched,
         devices_before: &[u32],
         state: &ResolvedState,
-        publications: &[&ResolvedPublication],
+        served: impl Iterator<Item = &'a ResolvedPublication> + Clone,
+        others: &[(Protocol, PortRange)],
+        facts: &KernelFacts,
+    ) -> Self {
+        let mut difference =
+            Self::of_containers(written, patched, devices_before, state, served.clone(), facts);
+        // Also what is published as before may be served otherwise: a process of the host has given up its port.
+        if patched.publications != patched.publications_before || !difference.published.is_empty() {
+            let [tcp, udp] = &written.published_ports;
+            let ports = [(Protocol::Tcp, tcp), (Protocol::Udp, udp)].map(|(protocol, ports)| {
+                let of_others =
+                    others.iter().filter(|(other, _)| *other == protocol).map(|(_, ports)| *ports);
+                ports
+                    .difference(&published(&patched.publications_before, protocol))
+                    .union(&published(served.clone(), protocol))
+                    .union(&of_others.collect())
+            });
+            difference.ports = Some([reserved(state, &ports, facts), ports]);
+        }
+        difference
+    }
+
+    /// The same without the port sets.
+    pub fn of_containers<'a>(
+        written: &Tables,
+        patched: &Patched,
+        devices_before: &[u32],
+        state: &ResolvedState,
+        served: impl Iterator<Item = &'a ResolvedPublication>,
         facts: &KernelFacts,
     ) -> Self {
         let overlays = has_overlays(state);
         let ids = || patched.endpoints.iter();
-        let of_touched =
-            publications.iter().filter(|publication| patched.publications.contains(publication)).copied();
         let before = publication_entries(&patched.publications_before);
         Self {
             devices: changed(
@@ -53,11 +80,8 @@ impl Difference {
                 patched.endpoints_before.values().flat_map(endpoint_keys),
                 ids().flat_map(|id| container_endpoints(id, state, facts)),
             ),
-            published: changed(&written.published, before.into_keys(), publication_entries(of_touched)),
-            ports: (patched.publications != patched.publications_before).then(|| {
-                let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications, protocol));
-                [reserved(state, &ports, facts), ports]
-            }),
+            published: changed(&written.published, before.into_keys(), publication_entries(served)),
+            ports: None,
         }
     }
 
