@@ -7,21 +7,33 @@ use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::bpf_for_each_map_elem;
 use dataplane_common::{
-    abi::{DeviceRole, Flow, FlowKind, Index, Settings, Tuple, flags},
+    abi::{DeviceRole, Flow, FlowKind, Index, Settings, Tuple, flags, program},
     flow::State,
 };
 
-use crate::{atomic, helpers, maps, masquerade};
+use crate::{atomic, flows, helpers, maps, masquerade, packet::Packet};
 
-/// Answers how many index entries were removed.
+/// What a walk is told, and what it counts.
+#[repr(C)]
+struct Walk {
+    /// How long a port is held after its last flow.
+    hold_ns: u64,
+    /// Index entries that were removed.
+    removed: u64,
+}
+
+/// Answers how many index entries were removed. The controller's mark says that a table was full since the last run: then
+/// no port is held. What held ports take is room for new flows, and the hold time only a courtesy (RFC 6888 REQ-8 C).
 #[inline(always)]
-pub fn run() -> i32 {
-    let mut removed: u64 = 0;
+pub fn run(packet: &Packet) -> i32 {
+    let Some(settings) = maps::settings() else { return 0 };
+    let hold_ns = if packet.mark() == program::EXPIRE_HELD_PORTS { 0 } else { settings.port_hold_ns };
+    let mut walk = Walk { hold_ns, removed: 0 };
     // SAFETY: the callback has the signature the kernel asks for, and its context outlives the call.
     unsafe {
-        bpf_for_each_map_elem(maps::ports_map(), visit as *mut c_void, (&raw mut removed).cast(), 0);
+        bpf_for_each_map_elem(maps::ports_map(), visit as *mut c_void, (&raw mut walk).cast(), 0);
     }
-    removed as i32
+    walk.removed as i32
 }
 
 /// One index entry. Answers 0: go on.
@@ -29,13 +41,14 @@ unsafe extern "C" fn visit(
     _map: *mut c_void,
     key: *const Tuple,
     value: *const Index,
-    removed: *mut u64,
+    walk: *mut Walk,
 ) -> u64 {
     // SAFETY: the kernel hands valid pointers to this callback. Copied, since removing frees them.
     let (outside, inside) = unsafe { (*key, (*value).inside) };
     let Some(settings) = maps::settings() else { return 1 };
     let gone = if outside.is_claim() {
-        claim_ended(&outside, &inside, settings)
+        // SAFETY: what `run` has given.
+        claim_ended(&outside, &inside, unsafe { (*walk).hold_ns })
     } else if outside.is_address_claim() {
         address_claim_ended(&outside, &inside)
     } else {
@@ -43,14 +56,14 @@ unsafe extern "C" fn visit(
     };
     if gone {
         // SAFETY: as above.
-        unsafe { *removed += 1 };
+        unsafe { (*walk).removed += 1 };
     }
     0
 }
 
 /// A claim ends when no flow has used its mapping for the hold time.
 #[inline(always)]
-fn claim_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
+fn claim_ended(outside: &Tuple, inside: &Tuple, hold_ns: u64) -> bool {
     let key = masquerade::mapping_key(outside, inside);
     let Some(mapping) = maps::mapping(&key) else { return maps::remove_index(outside) };
     // SAFETY: a map value.
@@ -58,7 +71,7 @@ fn claim_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
     if port != outside.local_port {
         return maps::remove_index(outside);
     }
-    if flows != 0 || helpers::now_ns().wrapping_sub(last_used) < settings.port_hold_ns {
+    if flows != 0 || helpers::now_ns().wrapping_sub(last_used) < hold_ns {
         return false;
     }
     maps::remove_mapping(&key);
@@ -94,7 +107,7 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
         return end_masquerade(outside, inside);
     }
     let seen = flow.last_seen_ns;
-    let timeout = State(flow.state).timeout_ns(inside.protocol, settings);
+    let timeout = State(flow.state).timeout_ns(inside.protocol, settings) + flows::TOUCH_INTERVAL_NS;
     if helpers::now_ns().wrapping_sub(seen) < timeout && !orphaned(inside, flow) {
         return false;
     }

@@ -12,8 +12,9 @@ use crate::{
     verdict::Outcome,
 };
 
-/// Writing the time of each packet would make both ends' CPUs fight for the cache line.
-const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
+/// Writing the time of each packet would make both ends' CPUs fight for the cache line. A record may have seen a packet so
+/// much later than it says.
+pub const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Finds the record of a packet from the container and takes note of the packet.
 #[inline(always)]
@@ -94,6 +95,10 @@ fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
     let state = State(flow.state).after(direction, parsed.tuple.protocol, parsed.tcp_flags);
     if state.0 != flow.state {
         flow.state = state.0;
+    } else if parsed.tcp_flags & tcp_flags::RST != 0 {
+        // The first RST begins the wait for what goes on after it, those that repeat it do not begin it again (RFC 7857
+        // section 7.1).
+        return;
     }
     let now = helpers::now_ns();
     if now.wrapping_sub(flow.last_seen_ns) > TOUCH_INTERVAL_NS {

@@ -80,11 +80,14 @@ pub fn fib_lookup(skb: *mut __sk_buff, parameters: &mut bpf_fib_lookup, flags: u
     }
 }
 
-/// Calls a function with 0, 1, 2 and so on until it answers 1 (`bpf_loop`). The verifier looks at it once.
+/// What [`repeat`] calls.
+pub type Step = unsafe extern "C" fn(u32, *const *mut __sk_buff) -> u64;
+
+/// Calls a function with 0, 1, 2 and so on, and the context, until it answers 1 (`bpf_loop`). The verifier looks at it once.
 #[inline(always)]
-pub fn repeat(times: u32, function: unsafe extern "C" fn(u32, *mut c_void) -> u64) {
-    // SAFETY: the function has the signature the kernel asks for, and needs no context.
-    unsafe { generated::bpf_loop(times, function as *mut c_void, core::ptr::null_mut(), 0) };
+pub fn repeat(times: u32, mut skb: *mut __sk_buff, step: Step) {
+    // SAFETY: the function has the signature the kernel asks for, and what it is given outlives the call.
+    unsafe { generated::bpf_loop(times, step as *mut c_void, (&raw mut skb).cast(), 0) };
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 //! (RFC 5508 section 4, RFC 5382 REQ-9). An error neither keeps a flow alive nor ends it (RFC 5508 REQ-6).
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, FlowKind, Path, Tuple, flags},
+    abi::{Address, Device, DropReason, Endpoint, Flow, FlowKind, Path, Tuple, flags},
     packet::{Be16, Be32, ChecksumDelta, Icmp, Ipv4, Ipv6, Ports, Udp, icmp, icmpv6, protocol},
 };
 
@@ -83,15 +83,32 @@ pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device, epoch: u32) 
         rewrite(*packet, parsed, quoted, &flow.outside)?;
         return redirect::to_container(packet, client, client.gateway_mac, Path::IcmpError).map(Some);
     }
-    // Errors between two external ports of this host are not carried yet.
-    if flow.kind == FlowKind::TURN_BACK || flow.uplink == 0 {
-        return Err(DropReason::UnrelatedIcmp);
+    if flow.kind == FlowKind::TURN_BACK {
+        let endpoint = sender(flow).ok_or(DropReason::StaleFlow)?;
+        let claim = &maps::scratch().ok_or(DropReason::HelperFailed)?.claim;
+        rewrite(*packet, parsed, quoted, claim)?;
+        return redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some);
     }
     if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     rewrite(*packet, parsed, quoted, &flow.outside)?;
     redirect::to_uplink(flow.uplink, Path::IcmpError).map(Some)
+}
+
+/// The container that sent what came to this one from its external port (RFC 5508 REQ-7). `scratch.claim` becomes what an
+/// error about that quotes: out and in again are one translation.
+#[inline(never)]
+fn sender<'a>(flow: &Flow) -> Option<&'a Endpoint> {
+    let scratch = maps::scratch()?;
+    scratch.claim = flow.outside.mirror();
+    let (inside, other) = flows::peek_outside(&scratch.claim)?;
+    let endpoint = maps::endpoint(other.network, &inside.local)?;
+    if endpoint.epoch != other.epoch {
+        return None;
+    }
+    scratch.claim = inside.mirror();
+    Some(endpoint)
 }
 
 /// An error from the client of a hairpin flow about a packet that came from the host's port.

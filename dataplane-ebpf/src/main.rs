@@ -79,8 +79,8 @@ pub fn from_waiting_room(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
-pub fn expire_flows(_ctx: TcContext) -> i32 {
-    expire::run()
+pub fn expire_flows(ctx: TcContext) -> i32 {
+    expire::run(&Packet::new(&ctx))
 }
 
 #[cgroup_sock_addr(connect4)]

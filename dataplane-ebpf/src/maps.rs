@@ -273,12 +273,12 @@ pub fn add_fragments(key: &FragmentKey, value: &Fragments) {
 /// The budget of a device, made where there is none.
 #[inline(always)]
 pub fn icmp_budget<'a>(ifindex: u32) -> Option<&'a mut IcmpBudget> {
-    let budget = match ICMP_BUDGETS.get_ptr_mut(&ifindex) {
+    let budget = match ICMP_BUDGETS.get_ptr_mut(ifindex) {
         Some(budget) => budget,
         None => {
             let empty = IcmpBudget { filled_ns: 0, tokens: 0 };
-            let _ = ICMP_BUDGETS.insert(&ifindex, &empty, u64::from(BPF_NOEXIST));
-            ICMP_BUDGETS.get_ptr_mut(&ifindex)?
+            let _ = ICMP_BUDGETS.insert(ifindex, empty, u64::from(BPF_NOEXIST));
+            ICMP_BUDGETS.get_ptr_mut(ifindex)?
         }
     };
     // SAFETY: a map value. Two CPUs that fill or take at once may lose or win a token.

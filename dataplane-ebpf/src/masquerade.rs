@@ -1,8 +1,6 @@
 //! Masquerade: a container's flow to the world leaves with the uplink's address and a port of weft's pool.
 
-use core::ffi::c_void;
-
-use aya_ebpf::bindings::bpf_fib_lookup;
+use aya_ebpf::bindings::{__sk_buff, bpf_fib_lookup};
 use dataplane_common::{
     abi::{
         Address, Device, DeviceRole, DropReason, Endpoint, Flow, FlowKind, Index, Mapping, MappingKey, Path,
@@ -78,29 +76,37 @@ pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
 
     fits(packet, parsed, device, uplink_index)?;
     let external = uplink.address_of(parsed.is_v6);
-    enter(parsed, device, external, FlowKind::MASQUERADE, uplink_index)?;
+    enter(*packet, parsed, device, external, uplink_index)?;
     leave(packet, parsed, device, &scratch.flow)
 }
 
-/// Enters a flow of a container's socket, with the external port that the socket has or gets.
+/// Enters a flow of a container's socket, with the external port that the socket has or gets. `uplink` is 0 where the other
+/// end is another container's external port.
 #[inline(never)]
-pub fn enter(parsed: &Parsed, device: &Device, external: &Address, kind: u8, uplink: u32) -> Outcome<()> {
+pub fn enter(
+    packet: Packet,
+    parsed: &Parsed,
+    device: &Device,
+    external: &Address,
+    uplink: u32,
+) -> Outcome<()> {
     let settings = maps::settings().ok_or(DropReason::UnknownDevice)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     let inside = &parsed.tuple;
     let now = helpers::now_ns();
-    let port = match external_port(inside, external, settings, device.epoch, now) {
-        Err(DropReason::PortsExhausted) => overlapping_port(inside, external)?,
+    scratch.flow.outside = *inside;
+    scratch.flow.outside.local = *external;
+    let port = match external_port(packet, inside, external, settings, device.epoch, now) {
+        Err(DropReason::PortsExhausted) => overlapping_port(packet, inside, external)?,
         port => port?,
     };
     // Field by field: a whole record would be made on the stack first, which has no room for it.
     let flow = &mut scratch.flow;
-    flow.outside = *inside;
-    flow.outside.local = *external;
     flow.outside.local_port = port;
     flow.epoch = device.epoch;
     flow.network = device.network;
-    flow.state = State::opened_by(Direction::FromInside).0;
+    flow.state = State::opened_by(Direction::FromInside, inside.protocol, parsed.tcp_flags).0;
+    let kind = if uplink == 0 { FlowKind::TURN_BACK } else { FlowKind::MASQUERADE };
     begin(flow, now, kind, uplink);
     scratch.index.inside = *inside;
     match flows::open(inside, &scratch.flow, &scratch.index) {
@@ -167,7 +173,7 @@ pub fn enter_from_outside(
     flow.outside = *outside;
     flow.epoch = endpoint.epoch;
     flow.network = network;
-    flow.state = State::opened_by(Direction::FromOutside).0;
+    flow.state = State::opened_by(Direction::FromOutside, outside.protocol, scratch.parsed.tcp_flags).0;
     begin(flow, now, kind, uplink);
     let key = mapping_key(outside, &scratch.index.inside);
     // Without its mapping the claim is about to go, and an earlier container's is nobody's.
@@ -245,6 +251,7 @@ const FRAGMENTATION_NEEDED: i64 = 8;
 /// The external port of an internal socket: the one it has, or a new one (RFC 4787 REQ-1, RFC 5382 REQ-1).
 #[inline(always)]
 fn external_port(
+    packet: Packet,
     inside: &Tuple,
     external: &Address,
     settings: &Settings,
@@ -262,7 +269,7 @@ fn external_port(
     if let Some(port) = use_mapping(&scratch.mapping_key, epoch, now) {
         return Ok(port);
     }
-    let port = claim_port(inside, external, settings)?;
+    let port = claim_port(packet, inside, external, settings)?;
     scratch.mapping = Mapping { last_used_ns: now, flows: 1, epoch, port, reserved: [0; 6] };
     if maps::add_mapping(&scratch.mapping_key, &scratch.mapping).is_ok() {
         // Expiry may have met the claim before the mapping was there, and taken it for a left-over.
@@ -325,7 +332,7 @@ impl Search {
 
 /// Claims a port that nobody has: the container's own if it lies in the pool, else random ones.
 #[inline(always)]
-fn claim_port(inside: &Tuple, external: &Address, settings: &Settings) -> Outcome<u16> {
+fn claim_port(packet: Packet, inside: &Tuple, external: &Address, settings: &Settings) -> Outcome<u16> {
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     scratch.claimant.inside = *inside;
     scratch.claimant.inside.remote = Address::UNSPECIFIED;
@@ -345,7 +352,7 @@ fn claim_port(inside: &Tuple, external: &Address, settings: &Settings) -> Outcom
         port: 0,
         outcome: NONE_FOUND,
     };
-    helpers::repeat(attempts, try_claim);
+    helpers::repeat(attempts, packet.skb, try_claim);
     match scratch.search.outcome {
         FOUND => Ok(scratch.search.port),
         TABLE_FULL => Err(DropReason::FlowTableFull),
@@ -354,7 +361,7 @@ fn claim_port(inside: &Tuple, external: &Address, settings: &Settings) -> Outcom
 }
 
 /// One attempt at a claim. Answers 1 to end the search.
-unsafe extern "C" fn try_claim(attempt: u32, _: *mut c_void) -> u64 {
+unsafe extern "C" fn try_claim(attempt: u32, skb: *const *mut __sk_buff) -> u64 {
     let Some(scratch) = maps::scratch() else { return 1 };
     let port = scratch.search.port(attempt);
     if !scratch.search.is_free(port, scratch.claim.protocol) {
@@ -362,6 +369,11 @@ unsafe extern "C" fn try_claim(attempt: u32, _: *mut c_void) -> u64 {
     }
     scratch.claim.local_port = port;
     scratch.search.outcome = match maps::claim(&scratch.claim, &scratch.claimant) {
+        // SAFETY: what `repeat` was given.
+        Ok(()) if is_bound(unsafe { *skb }, port) => {
+            maps::remove_index(&scratch.claim);
+            return 0;
+        }
         Ok(()) => FOUND,
         Err(maps::EXISTS) => return 0,
         Err(_) => TABLE_FULL,
@@ -373,7 +385,7 @@ unsafe extern "C" fn try_claim(attempt: u32, _: *mut c_void) -> u64 {
 /// A port for this remote end only, when no socket can have one for itself any more: many flows then share a port, each
 /// to another remote end (port overlapping, RFC 7857 section 3).
 #[inline(always)]
-fn overlapping_port(inside: &Tuple, external: &Address) -> Outcome<u16> {
+fn overlapping_port(packet: Packet, inside: &Tuple, external: &Address) -> Outcome<u16> {
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     if matches!(inside.protocol, protocol::ICMP | protocol::ICMPV6) {
         return Err(DropReason::PortsExhausted);
@@ -382,7 +394,7 @@ fn overlapping_port(inside: &Tuple, external: &Address) -> Outcome<u16> {
     scratch.claim.local = *external;
     scratch.search.outcome = NONE_FOUND;
     let attempts = if inside.protocol == protocol::SCTP { 1 } else { OVERLAPPING_ATTEMPTS };
-    helpers::repeat(attempts, try_overlap);
+    helpers::repeat(attempts, packet.skb, try_overlap);
     match scratch.search.outcome {
         FOUND => Ok(scratch.search.port),
         _ => Err(DropReason::PortsExhausted),
@@ -390,16 +402,28 @@ fn overlapping_port(inside: &Tuple, external: &Address) -> Outcome<u16> {
 }
 
 /// One attempt at a port that has no flow to this remote end. The claim is made when the flow is entered.
-unsafe extern "C" fn try_overlap(attempt: u32, _: *mut c_void) -> u64 {
+unsafe extern "C" fn try_overlap(attempt: u32, skb: *const *mut __sk_buff) -> u64 {
     let Some(scratch) = maps::scratch() else { return 1 };
     let port = scratch.search.port(attempt);
     scratch.claim.local_port = port;
-    if !scratch.search.is_free(port, scratch.claim.protocol) || maps::index(&scratch.claim).is_some() {
+    if !scratch.search.is_free(port, scratch.claim.protocol)
+        || maps::index(&scratch.claim).is_some()
+        // SAFETY: what `repeat` was given.
+        || is_bound(unsafe { *skb }, port)
+    {
         return 0;
     }
     scratch.search.port = port;
     scratch.search.outcome = FOUND;
     1
+}
+
+/// Whether a socket of the host has the port since the controller last looked, see [`PortSet::RESERVED_TCP`].
+#[inline(always)]
+fn is_bound(skb: *mut __sk_buff, port: u16) -> bool {
+    let Some(scratch) = maps::scratch() else { return true };
+    scratch.flow.outside.local_port = port;
+    helpers::has_socket(skb, &scratch.flow.outside)
 }
 
 #[inline(always)]

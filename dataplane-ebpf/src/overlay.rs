@@ -3,8 +3,8 @@
 use dataplane_common::{
     abi::{Address, Device, DropReason, MacAddress, Path, Peer, Remote, flags},
     packet::{
-        Be16, Be32, ChecksumDelta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6, Ports, Udp,
-        VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6, Vxlan, protocol,
+        Be16, Be32, ChecksumDelta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
+        Ethernet, Ipv4, Ipv6, Ports, Udp, VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6, Vxlan, protocol,
     },
 };
 
@@ -228,6 +228,8 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
             }
             (ip.destination, ip.next_header, ip.payload_length.get() as usize + Ipv6::LENGTH)
         }
+        // No frame of a peer has a tag (RFC 7348 section 6.1), and the bridge would hand it to the containers.
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => return Err(DropReason::BadEncapsulation),
         _ => return Ok(Verdict::Pass(Path::SlowPath)),
     };
     // The inner packet must lie within the outer datagram, and both within what was received.

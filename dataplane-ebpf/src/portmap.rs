@@ -109,7 +109,7 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
     flow.remote_network = 0;
     flow.remote_epoch = 0;
     flow.kind = FlowKind::HAIRPIN;
-    flow.state = State::opened_by(Direction::FromOutside).0;
+    flow.state = State::opened_by(Direction::FromOutside, outside.protocol, parsed.tcp_flags).0;
     flow.reserved = [0; 2];
     let path = match from {
         From::Uplink(uplink) => {

@@ -34,7 +34,7 @@ pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
     flow.remote_network = 0;
     flow.remote_epoch = 0;
     flow.kind = FlowKind::ROUTED;
-    flow.state = State::opened_by(Direction::FromInside).0;
+    flow.state = State::opened_by(Direction::FromInside, parsed.tuple.protocol, parsed.tcp_flags).0;
     flow.reserved = [0; 2];
     scratch.index.inside = parsed.tuple;
     flows::open(&parsed.tuple, &scratch.flow, &scratch.index)?;

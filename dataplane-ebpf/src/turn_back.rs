@@ -20,7 +20,7 @@ pub fn open(packet: Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Ver
     // The sender's own flow comes first, whatever becomes of the packet: it lets the other's packets in.
     parsed.turn();
     let external = parsed.tuple.remote;
-    masquerade::enter(parsed, device, &external, FlowKind::TURN_BACK, 0)?;
+    masquerade::enter(*packet, parsed, device, &external, 0)?;
     parsed.turn();
     deliver(*packet, parsed, scratch.flow.outside.local_port)
 }

@@ -155,8 +155,10 @@ pod! {
         pub udp_timeout_ns: u64,
         /// Established TCP timeout (RFC 5382 REQ-5).
         pub tcp_established_timeout_ns: u64,
-        /// Timeout of TCP connections that open or close (RFC 5382 REQ-5).
-        pub tcp_transitory_timeout_ns: u64,
+        /// Timeout of TCP connections of which only one end has been heard (RFC 5382 REQ-5, RFC 7857 section 2.1).
+        pub tcp_opening_timeout_ns: u64,
+        /// Timeout of TCP connections that have ended (RFC 5382 REQ-5, RFC 7857 section 2.2).
+        pub tcp_closing_timeout_ns: u64,
         /// ICMP query timeout (RFC 5508 REQ-2).
         pub icmp_query_timeout_ns: u64,
         /// How long an external port stays with its internal socket after the last flow (RFC 6888 REQ-8).
@@ -167,8 +169,6 @@ pod! {
         pub last_port: u16,
         /// Device that gives a fragment back a little later, one that came before the first of its datagram; 0: none.
         pub waiting_room: u32,
-        /// Zero.
-        pub reserved: [u8; 8],
     }
 }
 

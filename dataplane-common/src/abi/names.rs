@@ -83,6 +83,8 @@ pub mod program {
     pub const FROM_WAITING_ROOM: &str = "from_waiting_room";
     /// Removes expired flow records; run by the controller through `BPF_PROG_TEST_RUN`.
     pub const EXPIRE_FLOWS: &str = "expire_flows";
+    /// As `skb->mark` of such a run: no port is held after its last flow.
+    pub const EXPIRE_HELD_PORTS: u32 = 1;
 
     /// Hooks on the sockets of the host, on the root of the cgroup2 hierarchy.
     pub const HOST_SOCKETS: &[&str] = &[

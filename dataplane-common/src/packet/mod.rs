@@ -5,7 +5,7 @@ mod headers;
 
 pub use checksum::ChecksumDelta;
 pub use headers::{
-    Arp, Be16, Be32, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, Ipv4, Ipv6,
-    Ipv6Extension, NeighbourOption, Ports, Tcp, Udp, VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6, Vxlan, icmp, icmpv6,
-    protocol, tcp_flags,
+    Arp, Be16, Be32, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
+    Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, NeighbourOption, Ports, Tcp, Udp, VXLAN_OVERHEAD,
+    VXLAN_OVERHEAD_V6, Vxlan, icmp, icmpv6, protocol, tcp_flags,
 };

@@ -30,11 +30,12 @@ pub struct Direction {
 }
 
 impl Namespace {
-    /// The kernel's SNMP counters of both families by name: `Tcp.InCsumErrors`, `Udp.InDatagrams`,
+    /// The kernel's SNMP counters of both families by name: `Tcp.InCsumErrors`, `TcpExt.TCPDSACKRecv`, `Udp.InDatagrams`,
     /// `Udp6InCsumErrors`.
     pub fn snmp(&self) -> Result<BTreeMap<String, u64>> {
         // Under nsenter /proc/net is the reader's own (/proc/self/net), unlike /sys/class/net.
-        let text = self.check("cat /proc/net/snmp; cat /proc/net/snmp6 2>/dev/null || true")?;
+        let text =
+            self.check("cat /proc/net/snmp /proc/net/netstat; cat /proc/net/snmp6 2>/dev/null || true")?;
         let mut counters = BTreeMap::new();
         let mut names: Option<(&str, Vec<&str>)> = None;
         for line in text.lines() {

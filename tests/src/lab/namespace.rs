@@ -1,8 +1,9 @@
 //! One network namespace and what is run in it.
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, sync::Arc, thread, time::Duration};
 
 use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 use super::{
@@ -85,6 +86,20 @@ impl Namespace {
     /// The path of the `weft` program, for shell commands.
     pub fn weft_program(&self) -> Result<&str> {
         self.lab.tools.weft()
+    }
+
+    /// Does something on a thread that is in this namespace: sockets made there stay there.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let path = format!("/run/netns/{}", self.netns);
+        let namespace = File::open(&path).with_context(|| format!("opening {path}"))?;
+        let work = || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+            work()
+        };
+        match thread::scope(|scope| scope.spawn(work).join()) {
+            Ok(done) => done.with_context(|| format!("in {}", self.name)),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 
     /// Starts a shell command; it is killed when the handle is dropped.

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each suite uses its part")]
 
 pub mod fragments;
+pub mod nat;
+pub mod packet;
 
 use std::time::{Duration, Instant};
 

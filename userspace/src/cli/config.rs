@@ -25,10 +25,16 @@ impl Config {
         match self {
             Self::Schema => output::json(&config::json_schema()),
             Self::Check { files } => match once::load_checked(files) {
-                Ok(_) if global.output == output::Format::Json => {
-                    output::json(&serde_json::json!({ "state": "good", "errors": [] }))
+                Ok(loaded) => {
+                    let warnings: Vec<String> = loaded.state.host.timeouts.below_the_rfcs().collect();
+                    if global.output == output::Format::Json {
+                        return output::json(
+                            &serde_json::json!({ "state": "good", "errors": [], "warnings": warnings }),
+                        );
+                    }
+                    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                    Ok(())
                 }
-                Ok(_) => Ok(()),
                 Err(errors) => {
                     if global.output == output::Format::Table {
                         return Err(Failure::BadFiles(errors));

@@ -12,6 +12,7 @@ use crate::{
         client::ask,
         protocol::{Reply, Request},
     },
+    model::Filtering,
     observe::NetworkView,
 };
 
@@ -67,6 +68,11 @@ fn options(network: &NetworkView) -> String {
     words.extend((!network.inter_container).then(|| "isolated-members".to_owned()));
     words.extend((!network.masquerade).then(|| "no-masquerade".to_owned()));
     words.extend(network.routed.iter().map(|family| format!("routed-{family}")));
+    words.extend(match network.filtering {
+        Filtering::AddressAndPort => None,
+        Filtering::Address => Some("filtering=address".to_owned()),
+        Filtering::EndpointIndependent => Some("filtering=endpoint-independent".to_owned()),
+    });
     words.extend(network.vni.map(|vni| format!("vni={vni}")));
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }

@@ -47,6 +47,7 @@ fn print(status: &StatusView) -> Outcome {
         let served = if status.config.state == "bad" { "; the last good state is served" } else { "" };
         parts.push(format!("config      {}{served}: {}", status.config.state, files.join(" ")));
         parts.extend(status.config.errors.iter().map(|error| format!("            {error}")));
+        parts.extend(status.config.warnings.iter().map(|warning| format!("            warning: {warning}")));
         let forwarding = match &status.forwarding.reason {
             Some(reason) => reason.clone(),
             None => "on".to_owned(),

@@ -25,7 +25,7 @@ pub(super) struct HostDraft {
     vxlan_port_at: Option<Position>,
     masquerade_ports_at: Option<Position>,
     max_flows_at: Option<Position>,
-    timeouts_at: [Option<Position>; 4],
+    timeouts_at: [Option<Position>; 6],
     /// Uplink names with their places.
     pub uplinks: Vec<Located<String>>,
     pub peers: Vec<PeerDraft>,
@@ -107,14 +107,19 @@ impl HostDraft {
 
         if let Some(timeouts) = &host.timeouts {
             let known = &mut settings.timeouts;
+            let transitory = timeouts.tcp_transitory.as_ref();
+            let opening = timeouts.tcp_opening.as_ref().or(transitory);
+            let closing = timeouts.tcp_closing.as_ref().or(transitory);
             let fields = [
-                (&timeouts.udp, &mut known.udp, "timeouts.udp"),
-                (&timeouts.tcp_established, &mut known.tcp_established, "timeouts.tcp_established"),
-                (&timeouts.tcp_transitory, &mut known.tcp_transitory, "timeouts.tcp_transitory"),
-                (&timeouts.icmp_query, &mut known.icmp_query, "timeouts.icmp_query"),
+                (timeouts.udp.as_ref(), &mut known.udp, "timeouts.udp"),
+                (timeouts.tcp_established.as_ref(), &mut known.tcp_established, "timeouts.tcp_established"),
+                (opening, &mut known.tcp_opening, "timeouts.tcp_opening"),
+                (closing, &mut known.tcp_closing, "timeouts.tcp_closing"),
+                (timeouts.icmp_query.as_ref(), &mut known.icmp_query, "timeouts.icmp_query"),
+                (timeouts.port_hold.as_ref(), &mut known.port_hold, "timeouts.port_hold"),
             ];
             for ((given, into, what), at) in fields.into_iter().zip(&mut self.timeouts_at) {
-                let given = given.as_ref().and_then(|text| Some((values::timeout(text, report)?, text.at)));
+                let given = given.and_then(|text| Some((values::timeout(text, report)?, text.at)));
                 settle(given, into, at, what, report);
             }
         }

@@ -12,7 +12,7 @@ use super::{
     located::Located,
     schema, values,
 };
-use crate::model::{Driver, Family, Network, PerFamily, Subnet};
+use crate::model::{Driver, Family, Filtering, Network, PerFamily, Subnet};
 
 /// The kernel's `ETH_MIN_MTU`, which is RFC 791's least.
 const LEAST_MTU: u32 = 68;
@@ -151,6 +151,7 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         internal,
         inter_container,
         masquerade,
+        filtering: options.filtering.as_ref().and_then(|text| filtering(text, report)).unwrap_or_default(),
         mtu,
         bridge_name: bridge_name.as_ref().map(|(name, _)| name.clone()),
         host_binding: options.host_binding.as_ref().and_then(|binding| host_binding(binding, report)),
@@ -187,6 +188,24 @@ fn is_routed(
         other => report.add(mode.at, format!("{}: the gateway mode is 'nat' or 'routed'", quote(other))),
     }
     None
+}
+
+fn filtering(text: &Located<String>, report: &mut Report) -> Option<Filtering> {
+    match text.value.as_str() {
+        "address-and-port" => Some(Filtering::AddressAndPort),
+        "address" => Some(Filtering::Address),
+        "endpoint-independent" => Some(Filtering::EndpointIndependent),
+        other => {
+            report.add(
+                text.at,
+                format!(
+                    "{} is no filtering: address-and-port, address or endpoint-independent",
+                    quote(other)
+                ),
+            );
+            None
+        }
+    }
 }
 
 /// 0.0.0.0 is Docker's default and means the same here: every address.

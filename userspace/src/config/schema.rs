@@ -53,7 +53,7 @@ pub(super) struct Network {
     pub external: Option<Located<Flag>>,
 }
 
-/// Docker's options of network drivers that weft knows.
+/// Docker's options of network drivers that weft knows, and one of its own.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct DriverOptions {
@@ -78,6 +78,11 @@ pub(super) struct DriverOptions {
     /// MTU of the containers' interfaces, 68 to 65535.
     #[serde(rename = "com.docker.network.driver.mtu")]
     pub mtu: Option<Located<Scalar>>,
+    /// Whom masqueraded containers hear uninvited at their sockets' external ports (RFC 4787 section 5):
+    /// `address-and-port` (the default: whom the socket has sent to), `address` (any port there) or
+    /// `endpoint-independent` (everybody).
+    #[serde(rename = "weft.filtering")]
+    pub filtering: Option<Located<String>>,
     /// VXLAN network identifier of an overlay network, 1 to 16777215.
     #[serde(rename = "com.docker.network.driver.overlay.vxlanid_list")]
     pub vxlan_id: Option<Located<Scalar>>,
@@ -239,8 +244,14 @@ pub(super) struct FlowTimeouts {
     pub tcp_established: Option<Located<Scalar>>,
     /// TCP connection that opens or closes, 240 s by default.
     pub tcp_transitory: Option<Located<Scalar>>,
+    /// TCP connection of which only one end has been heard, in place of `tcp_transitory`.
+    pub tcp_opening: Option<Located<Scalar>>,
+    /// TCP connection that has ended, in place of `tcp_transitory`.
+    pub tcp_closing: Option<Located<Scalar>>,
     /// ICMP query, 60 s by default.
     pub icmp_query: Option<Located<Scalar>>,
+    /// How long an external port stays with its socket after the last flow, 120 s by default.
+    pub port_hold: Option<Located<Scalar>>,
 }
 
 /// Containers of one overlay network on another host.

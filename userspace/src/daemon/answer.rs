@@ -119,6 +119,7 @@ impl Owner {
                 files: self.files.clone(),
                 watched: self.watched,
                 errors: self.errors.clone(),
+                warnings: self.desired.state.host.timeouts.below_the_rfcs().collect(),
             },
             last_apply_ms: self.last_apply.map(|time| time.as_secs_f64() * 1e3),
             uplinks: uplinks.collect(),

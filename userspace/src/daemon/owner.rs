@@ -33,6 +33,8 @@ pub struct Owner {
     /// How long reading and applying the last change of the files took.
     pub(super) last_apply: Option<Duration>,
     expiry_failure: Option<String>,
+    /// Flows refused so far for want of room, when expiry last ran.
+    refused: Option<u64>,
     /// Rounds in a row that failed or ended with the same problems.
     fruitless: u32,
 }
@@ -66,6 +68,7 @@ impl Owner {
             failure: None,
             last_apply: None,
             expiry_failure: None,
+            refused: None,
             fruitless: 0,
         })
     }
@@ -167,9 +170,14 @@ impl Owner {
         if self.watched { &self.files } else { &[] }
     }
 
-    /// Removes expired flow records.
+    /// Removes expired flow records. When flows had to be refused since the last time, ports that are held go as well.
     pub fn expire_flows(&mut self) {
-        let result = tokio::task::block_in_place(|| self.reconciler.dataplane.expire_flows());
+        let dataplane = &self.reconciler.dataplane;
+        let result = tokio::task::block_in_place(|| {
+            let refused = dataplane.refused_for_room()?;
+            let before = self.refused.replace(refused);
+            dataplane.expire_flows(before.is_some_and(|before| before != refused))
+        });
         self.expiry_failure = result.err().map(|error| {
             let text = error.to_string();
             if self.expiry_failure.as_ref() != Some(&text) {

@@ -72,8 +72,15 @@ impl Dataplane {
         Ok(Flows { confirmed: self.tables.flows.dump()?, unconfirmed: self.tables.unconfirmed.dump()? })
     }
 
-    /// Runs the program that removes expired flow records; its answer is how many index entries it removed.
-    pub fn expire_flows(&self) -> Result<u32> {
+    /// New flows that were refused because a table was full.
+    pub fn refused_for_room(&self) -> Result<u64> {
+        let cells = self.per_cpu(map::DROPS)?;
+        Ok(sum(&cells, map::DROPS, DropReason::FlowTableFull as u32)?.packets)
+    }
+
+    /// Runs the program that removes expired flow records, and `held` ports before their time; its answer is how many
+    /// index entries it removed.
+    pub fn expire_flows(&self, held: bool) -> Result<u32> {
         let failed = |reason: String| Error::Program { program: program::EXPIRE_FLOWS.to_owned(), reason };
         let program: &SchedClassifier = self
             .ebpf
@@ -83,7 +90,11 @@ impl Dataplane {
             .map_err(|error: aya::programs::ProgramError| failed(error.to_string()))?;
         // The program does not look at the packet, but the kernel wants an Ethernet header.
         let packet = [0; 14];
-        let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+        // The beginning of `struct __sk_buff` (linux/bpf.h): length, type of the packet, mark.
+        let mut context = [0; 12];
+        context[8..].copy_from_slice(&(u32::from(held) * program::EXPIRE_HELD_PORTS).to_ne_bytes());
+        let options =
+            TestRunOptions { data_in: Some(&packet), ctx_in: Some(&context), ..TestRunOptions::default() };
         program.test_run(options).map(|result| result.return_value).map_err(|error| failed(error.to_string()))
     }
 

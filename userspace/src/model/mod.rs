@@ -5,6 +5,6 @@ mod state;
 
 pub use family::{Family, PerFamily};
 pub use state::{
-    Attachment, Container, ContainerNamespace, DesiredState, Driver, HostPorts, HostSettings, MacAddress,
-    Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts,
+    Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, HostPorts, HostSettings,
+    MacAddress, Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts,
 };

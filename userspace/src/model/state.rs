@@ -39,6 +39,8 @@ pub struct Network {
     pub inter_container: bool,
     /// Traffic to the world leaves with the uplink's address (`com.docker.network.bridge.enable_ip_masquerade`).
     pub masquerade: bool,
+    /// Whom masqueraded containers hear uninvited (`weft.filtering`).
+    pub filtering: Filtering,
     /// Families that are routed: the world knows the members by their own addresses
     /// (`com.docker.network.bridge.gateway_mode_ipv4` and `_ipv6`).
     pub routed: PerFamily<()>,
@@ -76,6 +78,19 @@ pub enum Driver {
         /// VXLAN network identifier, 1 to 2^24 - 1.
         vni: u32,
     },
+}
+
+/// Whose packets reach the external port of a masqueraded container's socket (RFC 4787 section 5, RFC 5382 section 4.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// Of the addresses and ports that the socket has sent to.
+    #[default]
+    AddressAndPort,
+    /// Of any port of an address that the socket has sent to.
+    Address,
+    /// Of everybody.
+    EndpointIndependent,
 }
 
 /// One address range of a network.
@@ -278,17 +293,21 @@ pub struct HostSettings {
     pub timeouts: Timeouts,
 }
 
-/// Flow timeouts. Defaults are the RFCs' (RFC 4787 REQ-5, RFC 5382 REQ-5, RFC 5508 REQ-2).
+/// Flow timeouts. Defaults are those that the RFCs recommend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeouts {
     /// UDP mapping.
     pub udp: Duration,
     /// Established TCP connection.
     pub tcp_established: Duration,
-    /// TCP connection that is opening or closing.
-    pub tcp_transitory: Duration,
+    /// TCP connection of which only one end has been heard.
+    pub tcp_opening: Duration,
+    /// TCP connection that both ends have closed, or one has reset.
+    pub tcp_closing: Duration,
     /// ICMP query.
     pub icmp_query: Duration,
+    /// How long an external port stays with its socket after its last flow.
+    pub port_hold: Duration,
 }
 
 impl Default for Timeouts {
@@ -296,9 +315,30 @@ impl Default for Timeouts {
         Self {
             udp: Duration::from_secs(300),
             tcp_established: Duration::from_secs(7440),
-            tcp_transitory: Duration::from_secs(240),
+            tcp_opening: Duration::from_secs(240),
+            tcp_closing: Duration::from_secs(240),
             icmp_query: Duration::from_secs(60),
+            port_hold: Duration::from_secs(120),
         }
+    }
+}
+
+impl Timeouts {
+    /// What is shorter than an RFC allows, in words.
+    pub fn below_the_rfcs(&self) -> impl Iterator<Item = String> {
+        let bounds = [
+            ("udp", self.udp, 120, "RFC 4787 REQ-5"),
+            ("tcp_established", self.tcp_established, 7440, "RFC 5382 REQ-5"),
+            ("tcp_closing", self.tcp_closing, 240, "RFC 5382 REQ-5"),
+            ("icmp_query", self.icmp_query, 60, "RFC 5508 REQ-2"),
+            ("port_hold", self.port_hold, 120, "RFC 6888 REQ-8"),
+        ];
+        // RFC 7857 section 2.1 allows a shorter timeout for a connection that opens.
+        bounds.into_iter().filter(|(_, given, least, _)| given.as_secs() < *least).map(
+            |(name, given, least, source)| {
+                format!("timeouts.{name} is {} s, and at least {least} s by {source}", given.as_secs())
+            },
+        )
     }
 }
 

@@ -33,6 +33,7 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
                 .into_iter()
                 .filter_map(|(routed, family)| routed.map(|()| family.to_owned()))
                 .collect(),
+            filtering: network.filtering,
             vni: network.vni(),
             vxlan: network.vxlan.clone(),
             endpoints: members(applied, name),

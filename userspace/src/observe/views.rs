@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{MacAddress, PortRange, Protocol},
+    model::{Filtering, MacAddress, PortRange, Protocol},
     providers::file::FileError,
     reconcile::problem::Problem,
 };
@@ -64,6 +64,8 @@ pub struct ConfigView {
     pub watched: bool,
     /// What is wrong with them.
     pub errors: Vec<FileError>,
+    /// What is allowed, but hardly meant.
+    pub warnings: Vec<String>,
 }
 
 /// A device that leads to the world.
@@ -161,6 +163,8 @@ pub struct NetworkView {
     pub masquerade: bool,
     /// Families in which the world knows the containers by their own addresses.
     pub routed: Vec<String>,
+    /// Whom masqueraded members hear uninvited.
+    pub filtering: Filtering,
     /// VXLAN network identifier.
     pub vni: Option<u32>,
     /// Vxlan device.

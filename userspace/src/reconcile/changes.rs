@@ -137,6 +137,7 @@ mod tests {
             inter_container: true,
             masquerade: true,
             routed: Default::default(),
+            filtering: Default::default(),
             mtu: None,
             bridge: "br-front".into(),
             vxlan: None,

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::{
-    model::{Driver, Family, HostSettings, MacAddress, PerFamily, PortRange, Protocol},
+    model::{Driver, Family, Filtering, HostSettings, MacAddress, PerFamily, PortRange, Protocol},
     netdev::{NamespaceIdentity, NamespaceRef},
 };
 
@@ -66,6 +66,8 @@ pub struct ResolvedNetwork {
     pub masquerade: bool,
     /// Families in which the world knows the members by their own addresses.
     pub routed: PerFamily<()>,
+    /// Whom masqueraded members hear uninvited.
+    pub filtering: Filtering,
     /// MTU, where the user gave one.
     pub mtu: Option<u32>,
     /// Name of the bridge device.

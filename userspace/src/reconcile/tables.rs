@@ -18,14 +18,12 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{PerFamily, PortRange, Protocol},
+    model::{Filtering, PerFamily, PortRange, Protocol},
     netdev::PortRanges,
 };
 
 /// UDP port of VXLAN (RFC 7348 section 5).
 pub const VXLAN_PORT: u16 = 4789;
-/// How long an external port stays with its socket after its last flow (RFC 6888 REQ-8: at least 120 s).
-const PORT_HOLD: Duration = Duration::from_secs(120);
 /// Bits of an IPv4-mapped address before the IPv4 part.
 const V4_MAPPED_BITS: u32 = 96;
 
@@ -95,6 +93,8 @@ fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
         (network.routed.v4.is_some(), flags::ROUTED),
         (network.routed.v6.is_some(), flags::ROUTED_V6),
         (network.vxlan.is_some(), flags::OVERLAY),
+        (network.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),
+        (network.filtering == Filtering::EndpointIndependent, flags::FILTER_ENDPOINT_INDEPENDENT),
     ]
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))
@@ -371,13 +371,13 @@ fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
         netns_cookie: facts.netns_cookie,
         udp_timeout_ns: nanoseconds(timeouts.udp),
         tcp_established_timeout_ns: nanoseconds(timeouts.tcp_established),
-        tcp_transitory_timeout_ns: nanoseconds(timeouts.tcp_transitory),
+        tcp_opening_timeout_ns: nanoseconds(timeouts.tcp_opening),
+        tcp_closing_timeout_ns: nanoseconds(timeouts.tcp_closing),
         icmp_query_timeout_ns: nanoseconds(timeouts.icmp_query),
-        port_hold_ns: nanoseconds(PORT_HOLD),
+        port_hold_ns: nanoseconds(timeouts.port_hold),
         first_port: pool.first,
         last_port: pool.last,
         waiting_room: facts.waiting_room.unwrap_or(0),
-        reserved: [0; 8],
     }
 }
 

@@ -147,7 +147,7 @@ fn drops_are_counted_settings_kept_and_expiry_answers() -> Result<()> {
     in_namespace(|| {
         let place = Place::new()?;
         let mut dataplane = place.open()?;
-        assert_eq!(dataplane.expire_flows()?, 0);
+        assert_eq!(dataplane.expire_flows(false)?, 0);
         let settings = Settings { udp_timeout_ns: 300_000_000_000, ..zeroed() };
         assert!(dataplane.set_settings(&settings)?);
         assert!(!dataplane.set_settings(&settings)?);

@@ -45,7 +45,7 @@ fn through_every_address_of_the_host() -> Result {
         // Also the gateway of a network that the client is not in.
         for to in [HOST, HOST_2, FRONT.gateway, BACK.gateway] {
             assert_leads(host, &A, (to, 8053), (&C, 53), A.address)?;
-            host.age_flows(std::time::Duration::from_secs(301))?;
+            host.age_flows(std::time::Duration::from_secs(302))?;
             host.expire()?;
         }
         Ok(())
@@ -88,6 +88,14 @@ fn a_connection_byte_by_byte() -> Result {
         let syn_ack = Frame::syn(server, client).control(|tcp| tcp.ack = true).sent_by(&C);
         host.container_sends(&C, &syn_ack)?
             .redirected(Path::HairpinOut, &syn_ack.clone().source(to).routed_to(&A).hop());
+        assert_eq!(
+            (host.confirmed()?.len(), host.unconfirmed()?.len()),
+            (0, 1),
+            "the client may be invented"
+        );
+        let ack = Frame::tcp(client, to).control(|tcp| tcp.ack = true).sent_by(&A);
+        host.container_sends(&A, &ack)?
+            .redirected(Path::HairpinIn, &ack.clone().destination(server).routed_to(&C).hop());
         assert_eq!((host.confirmed()?.len(), host.unconfirmed()?.len()), (1, 0));
         let reset = Frame::tcp(client, to).control(|tcp| tcp.rst = true).sent_by(&A);
         host.container_sends(&A, &reset)?

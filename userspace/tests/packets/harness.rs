@@ -1,5 +1,7 @@
 //! The programs in the kernel, with maps of their own, and running one on a packet.
 
+use std::time::Duration;
+
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray},
@@ -20,6 +22,7 @@ const GROWTH: usize = 128;
 /// Where the fields that a test run may set lie in `struct __sk_buff` (linux/bpf.h, UAPI).
 mod sk_buff {
     pub const SIZE: usize = 192;
+    pub const MARK: usize = 8;
     pub const INGRESS_IFINDEX: usize = 36;
     pub const IFINDEX: usize = 40;
     pub const GSO_SEGS: usize = 164;
@@ -126,6 +129,11 @@ impl Run<'_> {
         Ok(self.with(sk_buff::INGRESS_IFINDEX, if_nametoindex(device)?))
     }
 
+    /// `skb->mark`.
+    pub fn mark(self, mark: u32) -> Self {
+        self.with(sk_buff::MARK, mark)
+    }
+
     /// The packet stands for segments.
     pub fn gso(self, size: u32, segments: u32) -> Self {
         self.with(sk_buff::GSO_SIZE, size).with(sk_buff::GSO_SEGS, segments)
@@ -136,6 +144,13 @@ impl Run<'_> {
         let options =
             TestRunOptions { data_in: Some(self.frame), ctx_in: Some(&self.context), ..Default::default() };
         Ok(self.programs.program(self.program)?.test_run(options)?.return_value)
+    }
+
+    /// Runs the program once and answers how long it took, as the kernel measures it.
+    pub fn time(self) -> Result<Duration> {
+        let options =
+            TestRunOptions { data_in: Some(self.frame), ctx_in: Some(&self.context), ..Default::default() };
+        Ok(self.programs.program(self.program)?.test_run(options)?.duration)
     }
 
     /// Runs the program once. Fails where more than one counter has moved, or one that does not fit the verdict.

@@ -135,13 +135,13 @@ impl Host {
             netns_cookie: 0,
             udp_timeout_ns: 300 * SECOND,
             tcp_established_timeout_ns: 7440 * SECOND,
-            tcp_transitory_timeout_ns: 240 * SECOND,
+            tcp_opening_timeout_ns: 230 * SECOND,
+            tcp_closing_timeout_ns: 240 * SECOND,
             icmp_query_timeout_ns: 60 * SECOND,
             port_hold_ns: 120 * SECOND,
             first_port: FIRST_PORT,
             last_port: LAST_PORT,
             waiting_room: 0,
-            reserved: [0; 8],
         };
         Ok(self.programs.array(map::SETTINGS)?.set(0, settings, 0)?)
     }
@@ -287,6 +287,11 @@ impl Host {
         self.container_sends_bytes(container, &frame.bytes())
     }
 
+    /// The same, and how long the program took.
+    pub fn container_sends_timed(&mut self, container: &Container, frame: &Frame) -> Result<Duration> {
+        self.programs.run(program::FROM_CONTAINER, &frame.bytes(), container.device)?.time()
+    }
+
     pub fn container_sends_bytes(&mut self, container: &Container, frame: &[u8]) -> Result<Outcome> {
         self.programs.run(program::FROM_CONTAINER, frame, container.device)?.outcome()
     }
@@ -313,6 +318,12 @@ impl Host {
     /// One round of expiry; how many index entries it removed.
     pub fn expire(&mut self) -> Result<u32> {
         self.programs.run(program::EXPIRE_FLOWS, &[0; 14], UPLINK)?.value()
+    }
+
+    /// The same after flows had to be refused: no port is held.
+    pub fn expire_held_ports(&mut self) -> Result<u32> {
+        let frame = [0; 14];
+        self.programs.run(program::EXPIRE_FLOWS, &frame, UPLINK)?.mark(program::EXPIRE_HELD_PORTS).value()
     }
 
     // What a test looks at.

@@ -153,6 +153,37 @@ fn through_a_hairpin() -> Result {
     })
 }
 
+/// Between two external ports (RFC 5508 REQ-7): each end sees the other's external address, in the quotation too.
+#[test]
+fn between_two_external_ports() -> Result {
+    with_host(|host| {
+        for other in [&B, &C] {
+            let (one, port) = ((A.address, 25_000), (HOST, 25_001));
+            for quote in [28, 60] {
+                let forth = Frame::udp(one, port);
+                let back = Frame::udp((other.address, 25_001), (HOST, 25_000));
+                let opened = Frame::udp((other.address, 25_001), (REMOTE, 1)).sent_by(other);
+                host.container_sends(other, &opened)?.took(Path::MasqueradeOut);
+                let first = host.container_sends(&A, &forth.clone().sent_by(&A))?;
+                assert!(first.drop == Some(DropReason::Filtered) || quote == 60);
+                host.container_sends(other, &back.clone().sent_by(other))?.took(Path::HairpinIn);
+                host.container_sends(&A, &forth.clone().sent_by(&A))?.took(Path::HairpinIn);
+                let arrived = Frame::udp((HOST, 25_000), (other.address, 25_001)).hop();
+                let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
+                let error = error_about(kind.clone(), other.address, &arrived, quote).sent_by(other);
+                let expected = error_about(kind, HOST, &forth.hop(), quote).routed_to(&A);
+                host.container_sends(other, &error)?.redirected(Path::IcmpError, &expected.hop());
+            }
+            host.age_flows(std::time::Duration::from_secs(302))?;
+            host.expire()?;
+            host.age_mappings(std::time::Duration::from_secs(121))?;
+            host.expire()?;
+            assert!(host.is_empty()?);
+        }
+        Ok(())
+    })
+}
+
 /// An error neither ends a flow nor keeps it alive (RFC 5508 REQ-6, RFC 5382 REQ-10).
 #[test]
 fn errors_do_not_touch_flows() -> Result {

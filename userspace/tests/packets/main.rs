@@ -26,6 +26,7 @@ mod malformed;
 mod mappings;
 mod masquerade;
 mod portmap;
+mod pressure;
 mod properties;
 mod spoofing;
 mod stack;

@@ -82,9 +82,11 @@ fn a_published_port_leads_to_the_successor() -> Result {
             let client = (REMOTE, 50_000);
             let request = Frame::syn(client, (HOST, 8080)).by_router();
             let answer = Frame::syn((A.address, 80), client).control(|tcp| tcp.ack = true);
+            let ack = Frame::tcp(client, (HOST, 8080)).control(|tcp| tcp.ack = true).by_router();
             host.world_sends(&request)?.took(Path::PortmapIn);
             if confirmed {
                 host.container_sends(&A, &answer.clone().sent_by(&A))?.took(Path::PortmapOut);
+                host.world_sends(&ack)?.took(Path::PortmapIn);
             }
             // Nobody has the address for a while.
             host.remove_endpoint(&A)?;
@@ -96,6 +98,7 @@ fn a_published_port_leads_to_the_successor() -> Result {
             let answer = answer.sent_by(&SUCCESSOR);
             host.container_sends(&SUCCESSOR, &answer)?
                 .redirected(Path::PortmapOut, &answer.clone().source((HOST, 8080)).hop());
+            host.world_sends(&ack)?.took(Path::PortmapIn);
             assert_eq!((host.confirmed()?.len(), host.ports()?.len()), (1, 1));
             Ok(())
         })?;

@@ -4,8 +4,8 @@ use std::{error::Error, net::IpAddr, path::Path, time::Duration};
 
 use super::{super::load, Loaded, parse_one};
 use crate::model::{
-    Attachment, Container, ContainerNamespace, Driver, HostPorts, MacAddress, Network, Peer, PortRange,
-    Protocol, Publication, RemoteEndpoint, Subnet,
+    Attachment, Container, ContainerNamespace, Driver, Filtering, HostPorts, MacAddress, Network, Peer,
+    PortRange, Protocol, Publication, RemoteEndpoint, Subnet,
 };
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -40,6 +40,7 @@ fn the_example_of_the_repository() -> Outcome {
         inter_container: true,
         masquerade: true,
         routed: Default::default(),
+        filtering: Filtering::AddressAndPort,
         mtu: None,
         bridge_name: None,
         host_binding: None,
@@ -218,6 +219,7 @@ networks:
       com.docker.network.bridge.gateway_mode_ipv4: nat
       com.docker.network.bridge.host_binding_ipv4: 192.0.2.1
       com.docker.network.driver.mtu: 1400
+      weft.filtering: address
     ipam:
       driver: default
       config:
@@ -250,6 +252,7 @@ services:
             inter_container: false,
             masquerade: false,
             routed: Default::default(),
+            filtering: Filtering::Address,
             mtu: Some(1400),
             bridge_name: Some("br-front".to_owned()),
             host_binding: Some("192.0.2.1".parse()?),
@@ -331,7 +334,7 @@ x-weft:
   vxlan_port: 8472
   masquerade_ports: "20000-29999"
   max_flows: 65536
-  timeouts: { udp: 120, tcp_established: 2h4m, tcp_transitory: "30s", icmp_query: 1m30s }
+  timeouts: { udp: 120, tcp_established: 2h4m, tcp_transitory: "30s", tcp_opening: 10, icmp_query: 1m30s, port_hold: 3m }
 "#,
     )?
     .state
@@ -341,8 +344,17 @@ x-weft:
     assert_eq!(host.masquerade_ports, Some(ports(20000, 29999)));
     assert_eq!(host.max_flows, Some(65536));
     let timeouts = host.timeouts;
-    let seconds = [timeouts.udp, timeouts.tcp_established, timeouts.tcp_transitory, timeouts.icmp_query];
-    assert_eq!(seconds.map(|timeout| timeout.as_secs()), [120, 7440, 30, 90]);
+    let seconds = [
+        timeouts.udp,
+        timeouts.tcp_established,
+        timeouts.tcp_opening,
+        timeouts.tcp_closing,
+        timeouts.icmp_query,
+        timeouts.port_hold,
+    ];
+    assert_eq!(seconds.map(|timeout| timeout.as_secs()), [120, 7440, 10, 30, 90, 180]);
+    let short: Vec<String> = timeouts.below_the_rfcs().collect();
+    assert_eq!(short, ["timeouts.tcp_closing is 30 s, and at least 240 s by RFC 5382 REQ-5"]);
     assert_eq!(seconds.first(), Some(&Duration::from_secs(120)));
     Ok(())
 }

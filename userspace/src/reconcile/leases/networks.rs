@@ -93,6 +93,7 @@ fn resolve_one(
         inter_container: network.inter_container,
         masquerade: network.masquerade,
         routed: network.routed,
+        filtering: network.filtering,
         mtu: network.mtu,
         bridge: network.bridge_name.clone().unwrap_or_else(|| names::bridge(name)),
         vxlan: matches!(network.driver, Driver::Overlay { .. }).then(|| names::vxlan(name)),

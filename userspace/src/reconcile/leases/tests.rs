@@ -32,6 +32,7 @@ fn network(subnet: Option<&str>) -> Network {
         inter_container: true,
         masquerade: true,
         routed: Default::default(),
+        filtering: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,

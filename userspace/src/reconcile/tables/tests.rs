@@ -34,6 +34,7 @@ fn state() -> Result<ResolvedState, Box<dyn std::error::Error>> {
         inter_container: true,
         masquerade: true,
         routed: Default::default(),
+        filtering: Default::default(),
         mtu: None,
         bridge: "br-mesh".into(),
         vxlan: Some("vx-mesh".into()),

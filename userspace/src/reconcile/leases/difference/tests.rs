@@ -137,6 +137,7 @@ fn network(number: usize) -> Network {
         inter_container: true,
         masquerade: true,
         routed: Default::default(),
+        filtering: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,
