@@ -152,13 +152,15 @@ fn both_families_inside_ipv6() -> Result<()> {
 /// A packet that does not fit the tunnel is told to its sender, who sends less from then on.
 #[test]
 fn a_smaller_underlay_is_told_to_the_sender() -> Result<()> {
-    let it = Overlay::new("v6ptb", V6)?;
+    let mut it = Overlay::new("v6ptb", V6)?;
     let [c0, c1] = &it.containers;
     // The container does not know of it.
     it.hosts[0].ip("link set eth0 mtu 1400")?;
     within(std::time::Duration::from_secs(5), "the container's MTU follows", || {
         Ok(c0.ip("link show dev eth0")?.contains("mtu 1330"))
     })?;
+    // The daemon would put that right.
+    it.daemons[0].kill9();
     c0.ip("link set eth0 mtu 1500")?;
     let mut receiver = c1.serve("tcp-receive [::]:9000")?;
     let sent = c0.labtool("tcp-send [fd00:20::6]:9000 --bytes 5000000")?;
