@@ -243,6 +243,27 @@ pub fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
     }
 }
 
+/// Whether a packet from the world goes on to somebody else: it is for no address of this host, nor for everybody.
+/// `parsed` has the destination as its local end.
+#[inline(always)]
+pub fn is_forwarded(packet: Packet, parsed: &mut Parsed) -> bool {
+    let destination = &parsed.tuple.local;
+    // These the kernel takes without a look at the routing table.
+    let is_for_all = if parsed.is_v6 {
+        destination.is_multicast_v6()
+    } else {
+        let first = u32::from_be(destination.v4_network_order()) >> 24;
+        first == 0 || first >= 224
+    };
+    if is_for_all {
+        return false;
+    }
+    parsed.turn();
+    let forwarded = route(packet, parsed).is_ok();
+    parsed.turn();
+    forwarded
+}
+
 /// `BPF_FIB_LKUP_RET_FWD_DISABLED`.
 const FORWARDING_DISABLED: i64 = 5;
 /// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: longer than the MTU of the device.

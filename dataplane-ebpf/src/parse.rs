@@ -204,7 +204,7 @@ fn extensions(packet: &Packet, parsed: &mut Parsed) -> Outcome<()> {
         protocol::HOP_BY_HOP | protocol::ROUTING | protocol::FRAGMENT | protocol::DESTINATION_OPTIONS
     ) {
         if count == MOST_EXTENSIONS {
-            return Err(DropReason::Malformed);
+            return Err(DropReason::UnsupportedProtocol);
         }
         count += 1;
         let at = parsed.transport();

@@ -35,7 +35,7 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     // Flows through the device are of this container, unless it answers by another network.
     let mut epoch = device.epoch;
     let (parsed, scope) = match ethernet.ether_type.get() {
-        ETHERTYPE_IPV4 => {
+        ETHERTYPE_IPV4 if device.address.is_v4() => {
             let parsed = parse_ipv4(packet, Side::Source)?;
             let scope = ipv4(parsed, device);
             (parsed, scope)
@@ -45,7 +45,7 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
             let scope = ipv6(packet, parsed, device);
             (parsed, scope)
         }
-        ETHERTYPE_ARP => return arp(packet, device),
+        ETHERTYPE_ARP if device.address.is_v4() => return arp(packet, device),
         _ => return Err(DropReason::UnsupportedProtocol),
     };
     let scope = match scope {
@@ -206,6 +206,9 @@ fn link_layer_addresses(packet: &Packet, first: usize, device: &Device) -> Outco
 /// Any IP packet that is what it says.
 #[inline(always)]
 fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope, epoch: u32) -> Outcome<Verdict> {
+    if scope != Scope::Neighbour && is_vxlan(parsed, device) {
+        return Err(DropReason::Isolated);
+    }
     if scope == Scope::Link {
         return Ok(Verdict::Pass(Path::SlowPath));
     }
@@ -221,15 +224,6 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope, epoch
                 return Err(reason);
             }
             Err(_) => return Ok(Verdict::Pass(Path::Host)),
-        }
-        // VXLAN has no authentication: what a container sends to the tunnel port would be taken for this host's, here and
-        // at every peer.
-        if scope == Scope::Beyond
-            && parsed.tuple.protocol == protocol::UDP
-            && device.vxlan_port != 0
-            && parsed.tuple.remote_port == device.vxlan_port
-        {
-            return Err(DropReason::Isolated);
         }
         if let Some(flow) = flows::find_inside(&parsed.tuple, parsed, epoch) {
             match flow.kind {
@@ -269,7 +263,19 @@ fn neighbour(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdi
     {
         return overlay::encapsulate(*packet, parsed, device, remote);
     }
+    // Nobody that is known: the host may have the address, an anycast one for instance.
+    if is_vxlan(parsed, device) {
+        return Err(DropReason::Isolated);
+    }
     Ok(Verdict::Pass(Path::SlowPath))
+}
+
+/// Whether it would be taken for a packet of this host's tunnels, here and at every peer: VXLAN has no authentication.
+#[inline(always)]
+fn is_vxlan(parsed: &Parsed, device: &Device) -> bool {
+    parsed.tuple.protocol == protocol::UDP
+        && device.vxlan_port != 0
+        && parsed.tuple.remote_port == device.vxlan_port
 }
 
 /// To whoever is not in the container's network, through no flow that is known.

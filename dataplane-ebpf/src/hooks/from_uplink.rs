@@ -29,8 +29,13 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
         ETHERTYPE_IPV6 => parse_ipv6(packet, Side::Destination),
         _ => return Ok(Verdict::Pass(Path::NotOurs)),
     };
-    // The host's own stack judges and counts what is malformed.
-    let Ok(parsed) = parsed else { return Ok(Verdict::Pass(Path::NotOurs)) };
+    let parsed = match parsed {
+        Ok(parsed) => parsed,
+        // More extension headers than are looked at may hide the tunnel port.
+        Err(DropReason::UnsupportedProtocol) => return Err(DropReason::UnsupportedProtocol),
+        // The host's own stack judges and counts what is malformed.
+        Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
+    };
     match ip(packet, parsed, device) {
         Ok(verdict) => Ok(verdict),
         Err(reason) => {
@@ -49,9 +54,14 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict>
     if parsed.tuple.protocol == protocol::UDP
         && parsed.tuple.local_port == device.vxlan_port
         && device.vxlan_port != 0
-        && maps::is_host_address(&parsed.tuple.local)
     {
-        return overlay::decapsulate(packet, parsed);
+        if maps::is_host_address(&parsed.tuple.local) {
+            return overlay::decapsulate(packet, parsed);
+        }
+        // Broadcast, multicast, anycast, link-local: the vxlan device would take it, from whomever.
+        if !masquerade::is_forwarded(*packet, parsed) {
+            return Err(DropReason::BadEncapsulation);
+        }
     }
     if parsed.fragment() != Fragment::Whole && is_served(&parsed.tuple.local, parsed.is_v6) {
         match fragments::complete(packet, parsed) {

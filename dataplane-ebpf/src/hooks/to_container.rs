@@ -2,7 +2,7 @@
 //! the bridge forwards from one of its own ports to another.
 
 use dataplane_common::{
-    abi::{DeviceRole, DropReason, Path},
+    abi::{DeviceRole, DropReason, Path, flags},
     packet::Ethernet,
 };
 
@@ -21,8 +21,16 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
         return Ok(Verdict::Pass(Path::Host));
     }
     // What came in from this very network goes back into it. Anything else was routed here from outside, past every
-    // published port.
+    // published port. Members that may not talk to one another do not by way of the host either: it forwards between
+    // link-local addresses if it is given the frame.
     match maps::device(origin) {
+        Some(from)
+            if from.role == DeviceRole::CONTAINER
+                && from.network == device.network
+                && from.flags & flags::INTER_CONTAINER == 0 =>
+        {
+            Err(DropReason::InterContainerDisabled)
+        }
         Some(from) if from.role != DeviceRole::UPLINK && from.network == device.network => {
             Ok(Verdict::Pass(Path::SlowPath))
         }

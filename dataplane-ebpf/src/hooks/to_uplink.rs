@@ -38,7 +38,10 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     }
     // The gateway addresses of weft's networks lie in its subnets, too, and are as private.
     match maps::subnet(&source) {
-        Some(subnet) if !flags::routes(subnet.flags, ether_type == ETHERTYPE_IPV6) => {
+        Some(subnet)
+            if !flags::routes(subnet.flags, ether_type == ETHERTYPE_IPV6)
+                || maps::is_host_address(&source) =>
+        {
             Err(DropReason::UntranslatedSource)
         }
         _ => Ok(Verdict::Ignore),

@@ -181,6 +181,11 @@ fn datagrams_that_are_no_plain_vxlan() -> Result {
         for frame in [datagram.clone().fragment(0, true), datagram.clone().options(&[1; 4])] {
             host.world_sends(&frame)?.dropped(DropReason::BadEncapsulation);
         }
+        // Nor does it ask who sends to everybody.
+        for to in [Ipv4Addr::BROADCAST, Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 255)] {
+            host.world_sends(&datagram.clone().destination((to, VXLAN_PORT)))?
+                .dropped(DropReason::BadEncapsulation);
+        }
         for frame in [
             Frame::ip(IpNumber::UDP, PEER, HOST).fragment(10, false).by_router(),
             datagram.clone().destination((HOST, VXLAN_PORT + 1)),

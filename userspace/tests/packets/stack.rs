@@ -1,6 +1,8 @@
 //! to_container: what the kernel's stack or bridge delivers.
 
-use dataplane_common::abi::{DropReason, Path};
+use std::net::Ipv4Addr;
+
+use dataplane_common::abi::{Address, DropReason, Path, flags};
 use etherparse::EtherType;
 
 use crate::{
@@ -35,6 +37,37 @@ fn where_it_came_from_decides() -> Result {
                 host.delivery(&A, frame)?.came_in_by(outside)?.outcome()?.dropped(DropReason::DirectRouting);
             }
         }
+        Ok(())
+    })
+}
+
+/// Members that may not talk to one another do not by way of the host, which forwards between link-local addresses.
+#[test]
+fn the_host_is_no_way_around_isolation() -> Result {
+    with_host(|host| {
+        for device in [A.device, B.device, FRONT.bridge] {
+            host.change_flags(device, flags::INTER_CONTAINER, 0)?;
+        }
+        let frame = [ethernet(FRONT.gateway_mac, A.mac, EtherType::IPV6).as_slice(), &[0; 60]].concat();
+        host.delivery(&A, &frame)?
+            .came_in_by(B.device)?
+            .outcome()?
+            .dropped(DropReason::InterContainerDisabled);
+        host.delivery(&A, &frame)?.outcome()?.passed(Path::Host);
+        host.delivery(&A, &frame)?.came_in_by(FRONT.bridge)?.outcome()?.passed(Path::SlowPath);
+        Ok(())
+    })
+}
+
+/// A container without an IPv4 address does not speak IPv4, not even as nobody.
+#[test]
+fn a_family_without_address_is_not_spoken() -> Result {
+    with_host(|host| {
+        host.change_device(A.device, |device| device.address = Address::UNSPECIFIED)?;
+        let frame = Frame::udp((Ipv4Addr::UNSPECIFIED, 68), (Ipv4Addr::BROADCAST, 67)).macs(A.mac, [0xff; 6]);
+        host.container_sends(&A, &frame)?.dropped(DropReason::UnsupportedProtocol);
+        let request = arp(A.mac, A.mac, Ipv4Addr::UNSPECIFIED, FRONT.gateway);
+        host.container_sends_bytes(&A, &request)?.dropped(DropReason::UnsupportedProtocol);
         Ok(())
     })
 }

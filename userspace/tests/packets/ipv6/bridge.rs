@@ -240,7 +240,7 @@ fn extension_headers_have_a_bound() -> Result {
         for count in 0..=4 {
             sends(host, &A, &padded(count))?.took(Path::MasqueradeOut);
         }
-        sends(host, &A, &padded(5))?.dropped(DropReason::Malformed);
+        sends(host, &A, &padded(5))?.dropped(DropReason::UnsupportedProtocol);
         // Two fragment headers are an attempt at something (RFC 8200 section 4.5 has one).
         let twice = frame().fragment(0, true, 1).fragment(0, true, 2);
         sends(host, &A, &twice)?.dropped(DropReason::Malformed);

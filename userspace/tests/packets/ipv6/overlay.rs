@@ -21,6 +21,8 @@ use crate::{
     topology::{self, MESH, VXLAN_PORT},
 };
 
+/// Somebody in the world.
+const NOBODY_S: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
 /// Congestion mark of RFC 3168.
 const MARK: u8 = 2;
 
@@ -148,7 +150,21 @@ fn what_is_not_let_in() -> Result {
         let payload = [vxlan_header(MESH.vni).as_slice(), &inner].concat();
         let outer = Frame::udp((PEER, 50_000), (HOST, VXLAN_PORT)).payload(&payload).by_router();
         arrives(host, &outer.clone().extension(HOP_BY_HOP, &PADDING))?.dropped(DropReason::BadEncapsulation);
-        arrives(host, &outer.fragment(0, true, 1))?.dropped(DropReason::BadEncapsulation);
+        arrives(host, &outer.clone().fragment(0, true, 1))?.dropped(DropReason::BadEncapsulation);
+        // What the vxlan device would take from whomever: link-local, multicast, anycast, and behind many headers.
+        for to in ["ff02::1".parse()?, "fe80::1:2".parse()?, NOBODY_S] {
+            let outer = Frame::udp((stranger, 50_000), (to, VXLAN_PORT)).payload(&payload).by_router();
+            let outcome = arrives(host, &outer)?;
+            match to == NOBODY_S {
+                true => outcome.passed(Path::NotOurs),
+                false => outcome.dropped(DropReason::BadEncapsulation),
+            };
+        }
+        let mut hidden = Frame::udp((stranger, 50_000), (HOST, VXLAN_PORT)).payload(&payload).by_router();
+        for _ in 0..5 {
+            hidden = hidden.extension(HOP_BY_HOP, &PADDING);
+        }
+        arrives(host, &hidden)?.dropped(DropReason::UnsupportedProtocol);
         // No VNI, and lengths that reach too far: UDP's, and the inner packet's.
         for (at, value) in [(62, 0), (58, 0xff), (70 + 14 + 4, 0x7f)] {
             let mut wrong = good.clone();
@@ -179,6 +195,10 @@ fn containers_do_not_reach_the_tunnel() -> Result {
         host.change_device(M.container.device, |device| device.vxlan_port = VXLAN_PORT)?;
         for to in [HOST, PEER] {
             let frame = Frame::udp((M.address, 1), (to, VXLAN_PORT)).sent_by(&M);
+            sends(host, &M, &frame)?.dropped(DropReason::Isolated);
+        }
+        for (to, mac) in [("ff02::1", [0x33, 0x33, 0, 0, 0, 1]), ("fe80::1:2", M.gateway_mac())] {
+            let frame = Frame::udp((M.address, 1), (to.parse()?, VXLAN_PORT)).macs(M.mac(), mac);
             sends(host, &M, &frame)?.dropped(DropReason::Isolated);
         }
         // A peer whose MTU is not known is sent everything.

@@ -9,7 +9,7 @@ use super::{
     arrives, became,
     frame::Frame,
     sends,
-    topology::{A, B, C, Member, REMOTE, REMOTE_2, key, with_host},
+    topology::{A, B, C, Member, REMOTE, REMOTE_2, gateway, key, with_host},
 };
 use crate::{
     Result, frames,
@@ -99,6 +99,9 @@ fn out_with_its_own_address_and_only_answers_back() -> Result {
         // What leaves so is not stopped by the safety net.
         host.leave(&out.bytes())?.ignored();
         host.leave(&Frame::udp(a, remote).bytes())?.ignored();
+        // The gateway is the host's, which has another address for the world.
+        host.leave(&Frame::udp((gateway(A.container.network.number), 22), remote).bytes())?
+            .dropped(DropReason::UntranslatedSource);
         host.leave(&Frame::udp((C.address, 1), remote).bytes())?.dropped(DropReason::UntranslatedSource);
         Ok(())
     })
