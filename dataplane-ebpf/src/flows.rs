@@ -19,22 +19,23 @@ pub const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
 /// Finds the record of a packet from the container and takes note of the packet.
 #[inline(always)]
 pub fn find_inside<'a>(inside: &Tuple, parsed: &Parsed, epoch: u32) -> Option<&'a Flow> {
-    find(inside, parsed, Direction::FromInside).filter(|flow| flow.epoch == epoch)
+    find(inside, parsed, Direction::FromInside, |flow| flow.epoch == epoch)
 }
 
-/// Finds the inside tuple and record of a packet from the other end, and takes note of the packet.
+/// Finds the inside tuple and record of a packet from the other end, and takes note of the packet. On the wire a container's
+/// address proves nothing: what comes from there is of no flow between containers of this host, and does not end one.
 #[inline(always)]
-pub fn find_outside<'a>(parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
+pub fn find_outside<'a>(parsed: &Parsed, from_wire: bool) -> Option<(&'a Tuple, &'a Flow)> {
     // Without ports the tuple says 0, which is a valid identifier of an ICMP query.
     if !parsed.has_ports {
         return None;
     }
     let index = maps::index(&parsed.tuple)?;
-    let flow = find(&index.inside, parsed, Direction::FromOutside)?;
     // The container's end may have been opened anew under another outside tuple.
-    if flow.outside != parsed.tuple {
-        return None;
-    }
+    let flow = find(&index.inside, parsed, Direction::FromOutside, |flow| {
+        flow.outside == parsed.tuple
+            && !(from_wire && matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK))
+    })?;
     Some((&index.inside, flow))
 }
 
@@ -61,26 +62,35 @@ pub fn peek_outside<'a>(outside: &Tuple) -> Option<(&'a Tuple, &'a Flow)> {
 #[inline(always)]
 pub fn find_turned_back<'a>(outside: &Tuple, parsed: &Parsed) -> Option<(&'a Tuple, &'a Flow)> {
     let index = maps::index(outside)?;
-    let flow = find(&index.inside, parsed, Direction::FromOutside)?;
-    if flow.outside != *outside {
-        return None;
-    }
+    let flow = find(&index.inside, parsed, Direction::FromOutside, |flow| flow.outside == *outside)?;
     Some((&index.inside, flow))
 }
 
+/// A packet that does not belong to the flow leaves it as it is.
 #[inline(always)]
-fn find<'a>(inside: &Tuple, parsed: &Parsed, direction: Direction) -> Option<&'a Flow> {
+fn find<'a>(
+    inside: &Tuple,
+    parsed: &Parsed,
+    direction: Direction,
+    belongs: impl Fn(&Flow) -> bool,
+) -> Option<&'a Flow> {
     if !parsed.has_ports {
         return None;
     }
     if let Some(record) = maps::flow(inside) {
         // SAFETY: a map value; both directions write single fields of it, see `State`.
         let flow = unsafe { &mut *record };
+        if !belongs(flow) {
+            return None;
+        }
         touch(flow, parsed, direction);
         return Some(flow);
     }
     // SAFETY: as above.
     let flow = unsafe { &mut *maps::unconfirmed_flow(inside)? };
+    if !belongs(flow) {
+        return None;
+    }
     touch(flow, parsed, direction);
     if State(flow.state).confirmed() && maps::add_flow(inside, flow).is_ok() {
         // The record in `flows` is found first from now on. Where the table is full the flow stays unconfirmed: it

@@ -33,13 +33,7 @@ pub fn enter(
     from: &From<'_>,
 ) -> Outcome<Option<Verdict>> {
     let forwarding = match from {
-        From::Uplink(uplink) => {
-            if matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) {
-                // On the wire a container's address proves nothing.
-                return Err(DropReason::SpoofedAddress);
-            }
-            flags::forwards(uplink.flags, parsed.is_v6)
-        }
+        From::Uplink(uplink) => flags::forwards(uplink.flags, parsed.is_v6),
         From::Container(client) => {
             if flow.remote_epoch != client.epoch {
                 // The client's address has another holder now.

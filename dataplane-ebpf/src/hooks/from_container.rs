@@ -319,7 +319,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, is_own: bool) -> 
         return unserved;
     }
     let from = portmap::From::Container(device);
-    if let Some((inside, flow)) = flows::find_outside(parsed)
+    if let Some((inside, flow)) = flows::find_outside(parsed, false)
         && let Some(verdict) = portmap::enter(packet, parsed, inside, flow, &from)?
     {
         return Ok(verdict);

@@ -71,7 +71,7 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict>
             Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
         }
     }
-    if let Some((inside, flow)) = flows::find_outside(parsed) {
+    if let Some((inside, flow)) = flows::find_outside(parsed, true) {
         let from = portmap::From::Uplink(device);
         if let Some(verdict) = portmap::enter(packet, parsed, inside, flow, &from)? {
             return Ok(verdict);

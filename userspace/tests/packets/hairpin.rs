@@ -255,8 +255,11 @@ fn a_hairpin_flow_is_not_entered_from_the_wire() -> Result {
         host.publish(UDP, None, 53, (&C, 53))?;
         host.container_sends(&A, &Frame::udp((A.address, 40_000), (HOST, 53)).sent_by(&A))?
             .took(Path::HairpinIn);
+        host.age_flows(std::time::Duration::from_secs(200))?;
+        let before = host.unconfirmed()?;
         host.world_sends(&Frame::udp((A.address, 40_000), (HOST, 53)).by_router())?
             .dropped(DropReason::SpoofedAddress);
+        assert_eq!(host.unconfirmed()?, before, "it is not touched");
         host.container_sends(&C, &Frame::udp((C.address, 53), (A.address, 40_000)).sent_by(&C))?
             .took(Path::HairpinOut);
         Ok(())
