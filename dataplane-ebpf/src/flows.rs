@@ -7,7 +7,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    helpers, maps, masquerade,
+    external_port, helpers, maps,
     parse::{Fragment, Parsed},
     verdict::Outcome,
 };
@@ -201,7 +201,7 @@ pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
     // It leads nowhere any more.
     let nowhere = existing.inside;
     if maps::remove_index(&flow.outside) {
-        masquerade::release_mapping(&flow.outside, &nowhere);
+        external_port::release_mapping(&flow.outside, &nowhere);
     }
     if maps::claim(&flow.outside, index).is_err() {
         maps::remove_unconfirmed_flow(inside);
@@ -216,7 +216,7 @@ pub fn forget(inside: &Tuple, outside: &Tuple, kind: u8) {
     // The index goes first: one without a record heals by the next packet, a record without an index would be found
     // by the container's packets only, and never expire.
     if maps::remove_index(outside) && FlowKind::is_masqueraded(kind) {
-        masquerade::release_mapping(outside, inside);
+        external_port::release_mapping(outside, inside);
     }
     if !maps::remove_flow(inside) {
         maps::remove_unconfirmed_flow(inside);

@@ -18,6 +18,7 @@
 mod atomic;
 mod bridge;
 mod expire;
+mod external_port;
 mod flows;
 mod fragments;
 mod helpers;
@@ -31,6 +32,7 @@ mod parse;
 mod portmap;
 mod redirect;
 mod refuse;
+mod route;
 mod routed;
 mod translate;
 mod turn_back;

@@ -17,7 +17,7 @@ use dataplane_common::{
     packet::protocol,
 };
 
-use crate::{icmp_error::Quoted, masquerade::Search, parse::Parsed};
+use crate::{external_port::Search, icmp_error::Quoted, parse::Parsed};
 
 /// Memory for a record that is taken when it is used: a quiet host pays for its containers, not for the maximum.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;

@@ -10,6 +10,7 @@ use crate::{
     flows, helpers, maps, masquerade,
     packet::Packet,
     parse::Parsed,
+    route,
     verdict::{Outcome, Verdict},
 };
 
@@ -18,7 +19,7 @@ use crate::{
 pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
     let packet = &packet;
     flows::may_open(parsed)?;
-    let uplink = masquerade::route(*packet, parsed)?;
+    let uplink = route::route(*packet, parsed)?;
     maps::device(uplink).filter(|device| device.role == DeviceRole::UPLINK).ok_or(DropReason::NoRoute)?;
     masquerade::fits(packet, parsed, device, uplink)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;

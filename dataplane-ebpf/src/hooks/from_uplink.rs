@@ -11,7 +11,7 @@ use crate::{
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
-    routed,
+    route, routed,
     verdict::{Outcome, Verdict},
 };
 
@@ -59,7 +59,7 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict>
             return overlay::decapsulate(packet, parsed);
         }
         // Broadcast, multicast, anycast, link-local: the vxlan device would take it, from whomever.
-        if !masquerade::is_forwarded(*packet, parsed) {
+        if !route::is_forwarded(*packet, parsed) {
             return Err(DropReason::BadEncapsulation);
         }
     }

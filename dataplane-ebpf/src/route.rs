@@ -1,0 +1,61 @@
+//! Where packets go by the host's routing table.
+
+use aya_ebpf::bindings::bpf_fib_lookup;
+use dataplane_common::abi::DropReason;
+
+use crate::{helpers, packet::Packet, parse::Parsed, verdict::Outcome};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// `BPF_FIB_LOOKUP_SKIP_NEIGH`: only the route is asked for; redirecting resolves the neighbour.
+const SKIP_NEIGHBOUR: u32 = 1 << 2;
+
+/// Where a packet to the world leaves, by the host's routing table and rules.
+#[inline(never)]
+pub fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
+    // SAFETY: all-zero is a valid value of this struct of integers.
+    let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    lookup.l4_protocol = parsed.tuple.protocol;
+    lookup.ifindex = packet.device();
+    if parsed.is_v6 {
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_3.ipv6_src = parsed.tuple.local.words();
+        lookup.__bindgen_anon_4.ipv6_dst = parsed.tuple.remote.words();
+    } else {
+        lookup.family = AF_INET;
+        lookup.__bindgen_anon_3.ipv4_src = parsed.tuple.local.v4_network_order();
+        lookup.__bindgen_anon_4.ipv4_dst = parsed.tuple.remote.v4_network_order();
+    }
+    match helpers::fib_lookup(packet.skb, &mut lookup, SKIP_NEIGHBOUR) {
+        // Whether it fits is `masquerade::fits`' question.
+        0 | FRAGMENTATION_NEEDED => Ok(lookup.ifindex),
+        FORWARDING_DISABLED => Err(DropReason::ForwardingDisabled),
+        _ => Err(DropReason::NoRoute),
+    }
+}
+
+/// Whether a packet from the world goes on to somebody else: it is for no address of this host, nor for everybody.
+/// `parsed` has the destination as its local end.
+#[inline(always)]
+pub fn is_forwarded(packet: Packet, parsed: &mut Parsed) -> bool {
+    let destination = &parsed.tuple.local;
+    // These the kernel takes without a look at the routing table.
+    let is_for_all = if parsed.is_v6 {
+        destination.is_multicast_v6()
+    } else {
+        let first = u32::from_be(destination.v4_network_order()) >> 24;
+        first == 0 || first >= 224
+    };
+    if is_for_all {
+        return false;
+    }
+    parsed.turn();
+    let forwarded = route(packet, parsed).is_ok();
+    parsed.turn();
+    forwarded
+}
+
+/// `BPF_FIB_LKUP_RET_FWD_DISABLED`.
+const FORWARDING_DISABLED: i64 = 5;
+/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: longer than the MTU of the device.
+const FRAGMENTATION_NEEDED: i64 = 8;
