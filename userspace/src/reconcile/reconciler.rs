@@ -303,10 +303,10 @@ impl Reconciler {
         problems.extend(ports::problems(&state.publications, &refused));
 
         if families(&state)[1]
-            && sysctls::ipv6_is_due(&mut self.leases, &uplinks)?
+            && sysctls::ipv6_is_due(&mut self.leases, &kernel.may_hear_routers())?
             && self.try_to_keep(&mut problems)?.is_kept()
         {
-            sysctls::switch_ipv6_on(&mut self.leases, &uplinks)?;
+            sysctls::switch_ipv6_on(&mut self.leases, &kernel.may_hear_routers())?;
             kernel.forwarding_v6 = true;
         }
 
