@@ -428,6 +428,32 @@ fn a_router_that_comes_after_weft_is_heard() -> Result<()> {
     lab.finish()
 }
 
+/// On a host whose kernel has no IPv6 (`ipv6.disable=1`), a network that wants it is a problem that says so; the others
+/// are served.
+#[test]
+fn a_host_without_ipv6_serves_its_ipv4_networks() -> Result<()> {
+    let lab = Lab::new("v6disabled")?;
+    let wire = lab.segment("192.0.2.0/24")?;
+    let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+    let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+    let [_web, old] = [host.container("web")?, host.container("old")?];
+    // Its settings are what shows whether there is IPv6. They are other directories in each network namespace: what is
+    // mounted over this one's hides nobody else's, and goes with the namespace.
+    host.check("mount -t tmpfs none /proc/sys/net/ipv6")?;
+    let mut daemon = host.weft(
+        "name: suite\nnetworks:\n  front: { enable_ipv6: true }\n  four: {}\nservices:\n\
+         \x20 web: { networks: [ front ], x-weft: { netns: web } }\n\
+         \x20 old: { networks: [ four ], ports: [ \"8090:80\" ], x-weft: { netns: old } }\n",
+    )?;
+    let _server = old.serve_http(80, "old")?;
+    within(Duration::from_secs(10), "IPv4 is served", || Ok(client.curl("192.0.2.1:8090")?.stdout == "old"))?;
+    let status = daemon.json(&["status"])?;
+    assert!(status["problems"].to_string().contains("this host has no IPv6"), "{status}");
+    assert!(!status["sysctls"].to_string().contains("ipv6"), "{status}");
+    daemon.teardown()?;
+    lab.finish()
+}
+
 /// What is changed behind the daemon's back is put right: the address of a bridge, of a container, its default route, and
 /// an address that somebody gives it.
 #[test]

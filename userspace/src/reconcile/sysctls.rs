@@ -61,12 +61,13 @@ pub fn switch_forwarding_on(leases: &mut Leases) -> netdev::Result<()> {
 /// Answers whether [`switch_ipv6_on`] is due, once the leases are kept.
 pub fn ipv6_is_due(leases: &mut Leases, devices: &[&str]) -> netdev::Result<bool> {
     if leases.forwarding_v6 != Some(ForwardingV6::Settled) {
-        leases.forwarding_v6 = match sysctl::ipv6_forwarding()? {
-            true => Some(ForwardingV6::Settled),
-            false => {
+        leases.forwarding_v6 = match sysctl::value(sysctl::IPV6_FORWARDING)?.as_deref() {
+            None => return Err(netdev::Error::NoIpv6),
+            Some("0") => {
                 leases.sysctls.insert(sysctl::IPV6_FORWARDING.to_owned(), "0".to_owned());
                 Some(ForwardingV6::Due)
             }
+            Some(_) => Some(ForwardingV6::Settled),
         };
     }
     let mut due = leases.forwarding_v6 == Some(ForwardingV6::Due);
@@ -169,7 +170,10 @@ pub fn restore(leases: &Leases, here: &SysctlScope) -> Vec<String> {
         note(sysctl::set_ip_forward(false));
     }
     if leases.sysctls.get(sysctl::IPV6_FORWARDING).is_some_and(|value| value == "0") {
-        note(sysctl::set_value(sysctl::IPV6_FORWARDING, "0"));
+        note(sysctl::value(sysctl::IPV6_FORWARDING).and_then(|found| match found.as_deref() {
+            None | Some("0") => Ok(()),
+            Some(_) => sysctl::set_value(sysctl::IPV6_FORWARDING, "0"),
+        }));
     }
     // After it: a host that does not forward hears routers with 1.
     for (name, before) in leases.sysctls.iter().filter(|(name, _)| name.ends_with(ACCEPT_RA)) {
@@ -199,7 +203,10 @@ pub fn current(name: &str) -> netdev::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use nix::sched::{CloneFlags, unshare};
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
 
     use super::*;
 
@@ -263,6 +270,26 @@ mod tests {
             );
             assert!(restore(&leases, &scope(7)).is_empty());
             assert_eq!(sysctl::ip_local_reserved_ports()?.to_string(), "22");
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn without_ipv6_nothing_of_it_is_recorded_or_restored() -> TestResult {
+        in_fresh_namespace(|| {
+            let mut leases = Leases::new(1);
+            first_start(&mut leases, 7)?;
+            let before = leases.clone();
+            // As with `ipv6.disable=1`, for this thread.
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            mount(Some("none"), "/proc/sys/net/ipv6", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+            assert!(matches!(ipv6_is_due(&mut leases, &["lo"]), Err(netdev::Error::NoIpv6)));
+            assert_eq!(leases, before);
+            // Recorded by an earlier version.
+            leases.sysctls.insert(sysctl::IPV6_FORWARDING.to_owned(), "0".to_owned());
+            leases.sysctls.insert(sysctl::of_device("lo", ACCEPT_RA), "1".to_owned());
+            assert_eq!(restore(&leases, &scope(7)), [""; 0]);
             Ok(())
         })
     }
