@@ -265,6 +265,29 @@ services:
     Ok(())
 }
 
+/// As in Docker, ports of a network with both families are then published on that address alone.
+#[test]
+fn a_host_binding_is_for_ports_of_ipv4() -> Outcome {
+    const IPV4_ROUTED: &str =
+        "enable_ipv6: true, driver_opts: { com.docker.network.bridge.gateway_mode_ipv4: routed, ";
+    for (network, expected) in [
+        ("driver_opts: { ", Some("192.0.2.1".parse()?)),
+        ("enable_ipv6: true, driver_opts: { ", Some("192.0.2.1".parse()?)),
+        ("enable_ipv4: false, enable_ipv6: true, driver_opts: { ", None),
+        (IPV4_ROUTED, None),
+    ] {
+        let loaded = parse_one(&format!(
+            "networks: {{ front: {{ {network}com.docker.network.bridge.host_binding_ipv4: 192.0.2.1 }} }} }}\n\
+             services: {{ web: {{ networks: [ front ], ports: [ \"8080:80\" ], x-weft: {{ pid: 17 }} }} }}\n"
+        ))?;
+        let addresses: Vec<_> =
+            web(&loaded)?.publications.iter().map(|publication| publication.host_address).collect();
+        assert_eq!(addresses, [expected], "{network}");
+        assert_eq!(loaded.state.networks.get("front").and_then(|front| front.host_binding), expected);
+    }
+    Ok(())
+}
+
 #[test]
 fn service_settings() -> Outcome {
     let loaded = parse_one(
