@@ -58,6 +58,12 @@ impl NetworkDraft {
             _ => None,
         }
     }
+
+    /// Whether ports of its containers are ports of the host in some family: they are not in one that is routed.
+    pub(super) fn has_host_ports(&self) -> bool {
+        let Network { enable_ipv4, enable_ipv6, routed, .. } = &self.network;
+        *enable_ipv4 && routed.v4.is_none() || *enable_ipv6 && routed.v6.is_none()
+    }
 }
 
 /// Names of the networks of one file.
