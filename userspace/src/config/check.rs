@@ -258,6 +258,9 @@ fn published(
                 chosen.extend(each.map(|number| (key(number), port.at)));
                 continue;
             };
+            if !draft.has_host_ports {
+                continue;
+            }
             let tunnel = overlays && spec.protocol == Protocol::Udp;
             if tunnel
                 && host_ports.first <= tunnel_port

@@ -281,7 +281,7 @@ fn claims(name: &str, draft: &ServiceDraft, mut each: impl FnMut(Claim)) {
 
 /// The host ports that a service claims with their host address; a range that offers a choice gives way.
 fn host_ports(draft: &ServiceDraft) -> impl Iterator<Item = (PortSpec, Option<IpAddr>)> + '_ {
-    let ports = draft.ports.iter().map(|port| port.value);
+    let ports = draft.ports.iter().map(|port| port.value).filter(|_| draft.has_host_ports);
     ports.filter(PortSpec::is_fixed).map(|spec| (spec, draft.host_address(&spec)))
 }
 

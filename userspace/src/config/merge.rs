@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use super::{
@@ -130,17 +130,15 @@ impl Networks {
         }
     }
 
-    /// The host address of a container's ports that name none: the binding of the network that gives it the default
-    /// route (highest `gw_priority`, then the first name), as in Docker.
-    pub(super) fn binding_of(&self, container: &Container) -> Option<Ipv4Addr> {
+    /// The network whose addresses a container's ports lead to: the one that gives it the default route (highest
+    /// `gw_priority`, then the first name), as in Docker.
+    pub(super) fn publishing(&self, container: &Container) -> Option<&NetworkDraft> {
         let reachable = container.attachments.iter().filter_map(|(name, attachment)| {
             let draft = self.drafts.get(name).filter(|draft| !draft.network.internal)?;
             Some((attachment.gateway_priority, draft))
         });
         // `min_by_key` keeps the first of equals.
-        reachable
-            .min_by_key(|(priority, _)| std::cmp::Reverse(*priority))
-            .and_then(|(_, draft)| draft.host_binding())
+        reachable.min_by_key(|(priority, _)| std::cmp::Reverse(*priority)).map(|(_, draft)| draft)
     }
 }
 

@@ -58,6 +58,12 @@ impl NetworkDraft {
             _ => None,
         }
     }
+
+    /// Whether ports of its containers are ports of the host in some family: they are not in one that is routed.
+    pub(super) fn has_host_ports(&self) -> bool {
+        let Network { enable_ipv4, enable_ipv6, routed, .. } = &self.network;
+        *enable_ipv4 && routed.v4.is_none() || *enable_ipv6 && routed.v6.is_none()
+    }
 }
 
 /// Names of the networks of one file.
@@ -154,7 +160,12 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         filtering: options.filtering.as_ref().and_then(|text| filtering(text, report)).unwrap_or_default(),
         mtu,
         bridge_name: bridge_name.as_ref().map(|(name, _)| name.clone()),
-        host_binding: options.host_binding.as_ref().and_then(|binding| host_binding(binding, report)),
+        host_binding: options
+            .host_binding
+            .as_ref()
+            .and_then(|binding| host_binding(binding, report))
+            // It is the address of IPv4's host ports, and says nothing where there are none.
+            .filter(|_| enable_ipv4 && routed.v4.is_none()),
     };
     NetworkDraft {
         reserved: network.subnets.iter().flat_map(|subnet| &subnet.reserved).copied().collect(),

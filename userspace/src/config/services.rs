@@ -9,6 +9,7 @@ use super::{
     error::{Position, Report, quote},
     located::Located,
     merge::Networks,
+    networks::NetworkDraft,
     ports::{self, PortSpec},
     schema::{self, ServiceNetworks},
     values,
@@ -35,6 +36,8 @@ pub(super) struct ServiceDraft {
     pub ports: Vec<Located<PortSpec>>,
     /// Host address of the ports that name none.
     pub binding: Option<Ipv4Addr>,
+    /// Whether its ports are ports of the host as well, which only one may have.
+    pub has_host_ports: bool,
     /// `network_mode: service:NAME` or `container:NAME`.
     pub shared_with: Option<Located<Shared>>,
     /// The services of `links`.
@@ -89,6 +92,7 @@ pub(super) fn read(
         attachments: Vec::new(),
         ports: Vec::new(),
         binding: None,
+        has_host_ports: true,
         shared_with: None,
         links: Vec::new(),
     };
@@ -112,7 +116,9 @@ pub(super) fn read(
     match mode {
         None if declared.network_mode.is_none() => {
             attach(name, declared, networks, &mut draft, report);
-            draft.binding = networks.binding_of(&draft.container);
+            let publishing = networks.publishing(&draft.container);
+            draft.binding = publishing.and_then(NetworkDraft::host_binding);
+            draft.has_host_ports = publishing.is_none_or(NetworkDraft::has_host_ports);
             publish(declared, &mut draft, report);
         }
         mode => {

@@ -70,6 +70,12 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel has no IPv6.
+    #[error(
+        "this host has no IPv6 (is ipv6.disable=1 on the kernel's command line?): switch it on there, or remove \
+         enable_ipv6 from the networks of this host"
+    )]
+    NoIpv6,
     /// The kernel answered with something that makes no sense.
     #[error("cannot {operation}: unexpected answer from the kernel: {answer}")]
     Unexpected {

@@ -159,6 +159,11 @@ impl Link {
         matches!(self.layer, LinkLayerType::Ether | LinkLayerType::Loopback)
     }
 
+    /// Whether it is a loopback device.
+    pub fn is_loopback(&self) -> bool {
+        self.layer == LinkLayerType::Loopback
+    }
+
     /// Neither marked nor up, as a device is between the request that makes it and the one that marks it.
     pub fn is_unmarked(&self) -> bool {
         self.alias.is_none() && !self.up

@@ -187,6 +187,16 @@ impl Kernel {
         self.links.iter().filter_map(|link| Some((link, names::owner(link.alias.as_deref()?)?)))
     }
 
+    /// Devices of others that may hear a router: neither loopback nor ports of a bridge, whose packets are the bridge's.
+    pub fn may_hear_routers(&self) -> Vec<&str> {
+        let is_owned = |link: &Link| link.alias.as_deref().and_then(names::owner).is_some();
+        self.links
+            .iter()
+            .filter(|link| !link.is_loopback() && link.port.is_none() && !is_owned(link))
+            .map(|link| link.name.as_str())
+            .collect()
+    }
+
     /// Destinations that the host routes somewhere else than to weft's networks, without the default routes and those
     /// that every IPv6 device has.
     pub fn foreign_routes(&self) -> Vec<IpNetwork> {

@@ -302,12 +302,8 @@ impl Reconciler {
             .collect();
         problems.extend(ports::problems(&state.publications, &refused));
 
-        if families(&state)[1]
-            && sysctls::ipv6_is_due(&mut self.leases, &uplinks)?
-            && self.try_to_keep(&mut problems)?.is_kept()
-        {
-            sysctls::switch_ipv6_on(&mut self.leases, &uplinks)?;
-            kernel.forwarding_v6 = true;
+        if families(&state)[1] {
+            self.forward_ipv6(&mut kernel, &mut problems)?;
         }
 
         // Removal: what leads to a container first, then the container's device.

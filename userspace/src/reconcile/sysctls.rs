@@ -2,10 +2,7 @@
 
 use std::fs;
 
-use super::{
-    facts::UplinkFact,
-    leases::{ForwardingV6, Leases, SysctlScope},
-};
+use super::leases::{ForwardingV6, Leases, SysctlScope};
 use crate::netdev::{self, PortRanges, sysctl};
 
 /// `net.ipv4.ip_forward`.
@@ -58,23 +55,29 @@ pub fn switch_forwarding_on(leases: &mut Leases) -> netdev::Result<()> {
 /// has IPv6. Afterwards `net.ipv6.conf.all.forwarding` is the administrator's.
 ///
 /// A host that forwards does not hear routers (`accept_ra` 1), and the kernel takes away what it has learnt from them: the
-/// default route. So the uplinks get `accept_ra` 2, which goes on hearing them. 0 stays 0.
+/// default route. So the devices of others get `accept_ra` 2, which goes on hearing them. 0 stays 0. Not only uplinks:
+/// what is to become the uplink may be known by nothing but the router that it has not heard yet.
 ///
 /// Answers whether [`switch_ipv6_on`] is due, once the leases are kept.
-pub fn ipv6_is_due(leases: &mut Leases, uplinks: &[UplinkFact]) -> netdev::Result<bool> {
+pub fn ipv6_is_due(leases: &mut Leases, devices: &[&str]) -> netdev::Result<bool> {
     if leases.forwarding_v6 != Some(ForwardingV6::Settled) {
-        leases.forwarding_v6 = match sysctl::ipv6_forwarding()? {
-            true => Some(ForwardingV6::Settled),
-            false => {
+        leases.forwarding_v6 = match sysctl::value(sysctl::IPV6_FORWARDING)?.as_deref() {
+            None => return Err(netdev::Error::NoIpv6),
+            Some("0") => {
                 leases.sysctls.insert(sysctl::IPV6_FORWARDING.to_owned(), "0".to_owned());
                 Some(ForwardingV6::Due)
             }
+            Some(_) => Some(ForwardingV6::Settled),
         };
     }
     let mut due = leases.forwarding_v6 == Some(ForwardingV6::Due);
     // Where forwarding was on before weft, routers are not heard, and that is the administrator's choice.
     if leases.sysctls.contains_key(sysctl::IPV6_FORWARDING) {
-        for name in deaf(uplinks)? {
+        // The setting of a device that has gone went with it.
+        leases.sysctls.retain(|name, _| {
+            !name.ends_with(ACCEPT_RA) || !sysctl::value(name).is_ok_and(|found| found.is_none())
+        });
+        for name in deaf(devices)? {
             leases.sysctls.insert(name, "1".to_owned());
             due = true;
         }
@@ -83,10 +86,10 @@ pub fn ipv6_is_due(leases: &mut Leases, uplinks: &[UplinkFact]) -> netdev::Resul
 }
 
 /// What [`ipv6_is_due`] has announced.
-pub fn switch_ipv6_on(leases: &mut Leases, uplinks: &[UplinkFact]) -> netdev::Result<()> {
+pub fn switch_ipv6_on(leases: &mut Leases, devices: &[&str]) -> netdev::Result<()> {
     // First: the default routes go the moment that forwarding is switched on.
     if leases.sysctls.contains_key(sysctl::IPV6_FORWARDING) {
-        for name in deaf(uplinks)? {
+        for name in deaf(devices)? {
             sysctl::set_value(&name, "2")?;
         }
     }
@@ -97,11 +100,11 @@ pub fn switch_ipv6_on(leases: &mut Leases, uplinks: &[UplinkFact]) -> netdev::Re
     Ok(())
 }
 
-/// Settings of uplinks that would not hear routers while the host forwards.
-fn deaf(uplinks: &[UplinkFact]) -> netdev::Result<Vec<String>> {
+/// Settings of devices that would not hear routers while the host forwards.
+fn deaf(devices: &[&str]) -> netdev::Result<Vec<String>> {
     let mut found = Vec::new();
-    for uplink in uplinks {
-        let name = sysctl::of_device(&uplink.name, ACCEPT_RA);
+    for device in devices {
+        let name = sysctl::of_device(device, ACCEPT_RA);
         if sysctl::value(&name)?.as_deref() == Some("1") {
             found.push(name);
         }
@@ -167,7 +170,10 @@ pub fn restore(leases: &Leases, here: &SysctlScope) -> Vec<String> {
         note(sysctl::set_ip_forward(false));
     }
     if leases.sysctls.get(sysctl::IPV6_FORWARDING).is_some_and(|value| value == "0") {
-        note(sysctl::set_value(sysctl::IPV6_FORWARDING, "0"));
+        note(sysctl::value(sysctl::IPV6_FORWARDING).and_then(|found| match found.as_deref() {
+            None | Some("0") => Ok(()),
+            Some(_) => sysctl::set_value(sysctl::IPV6_FORWARDING, "0"),
+        }));
     }
     // After it: a host that does not forward hears routers with 1.
     for (name, before) in leases.sysctls.iter().filter(|(name, _)| name.ends_with(ACCEPT_RA)) {
@@ -197,7 +203,10 @@ pub fn current(name: &str) -> netdev::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use nix::sched::{CloneFlags, unshare};
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
 
     use super::*;
 
@@ -261,6 +270,26 @@ mod tests {
             );
             assert!(restore(&leases, &scope(7)).is_empty());
             assert_eq!(sysctl::ip_local_reserved_ports()?.to_string(), "22");
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn without_ipv6_nothing_of_it_is_recorded_or_restored() -> TestResult {
+        in_fresh_namespace(|| {
+            let mut leases = Leases::new(1);
+            first_start(&mut leases, 7)?;
+            let before = leases.clone();
+            // As with `ipv6.disable=1`, for this thread.
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+            mount(Some("none"), "/proc/sys/net/ipv6", Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+            assert!(matches!(ipv6_is_due(&mut leases, &["lo"]), Err(netdev::Error::NoIpv6)));
+            assert_eq!(leases, before);
+            // Recorded by an earlier version.
+            leases.sysctls.insert(sysctl::IPV6_FORWARDING.to_owned(), "0".to_owned());
+            leases.sysctls.insert(sysctl::of_device("lo", ACCEPT_RA), "1".to_owned());
+            assert_eq!(restore(&leases, &scope(7)), [""; 0]);
             Ok(())
         })
     }

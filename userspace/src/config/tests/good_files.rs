@@ -265,6 +265,50 @@ services:
     Ok(())
 }
 
+/// As in Docker, ports of a network with both families are then published on that address alone.
+#[test]
+fn a_host_binding_is_for_ports_of_ipv4() -> Outcome {
+    const IPV4_ROUTED: &str =
+        "enable_ipv6: true, driver_opts: { com.docker.network.bridge.gateway_mode_ipv4: routed, ";
+    for (network, expected) in [
+        ("driver_opts: { ", Some("192.0.2.1".parse()?)),
+        ("enable_ipv6: true, driver_opts: { ", Some("192.0.2.1".parse()?)),
+        ("enable_ipv4: false, enable_ipv6: true, driver_opts: { ", None),
+        (IPV4_ROUTED, None),
+    ] {
+        let loaded = parse_one(&format!(
+            "networks: {{ front: {{ {network}com.docker.network.bridge.host_binding_ipv4: 192.0.2.1 }} }} }}\n\
+             services: {{ web: {{ networks: [ front ], ports: [ \"8080:80\" ], x-weft: {{ pid: 17 }} }} }}\n"
+        ))?;
+        let addresses: Vec<_> =
+            web(&loaded)?.publications.iter().map(|publication| publication.host_address).collect();
+        assert_eq!(addresses, [expected], "{network}");
+        assert_eq!(loaded.state.networks.get("front").and_then(|front| front.host_binding), expected);
+    }
+    Ok(())
+}
+
+/// The world reaches them by their own addresses, and so each has all ports.
+#[test]
+fn services_of_routed_networks_share_no_host_ports() -> Outcome {
+    let parse = |modes: &str| {
+        parse_one(&format!(
+            "networks: {{ front: {{ enable_ipv6: true, driver_opts: {{ {modes} }} }}, back: {{}} }}\n\
+             services:\n\
+             \x20 a: {{ networks: [ front ], ports: [ \"80:80\" ], x-weft: {{ pid: 17 }} }}\n\
+             \x20 b: {{ networks: [ front ], ports: [ \"80:80\" ], x-weft: {{ pid: 18 }} }}\n\
+             \x20 c: {{ networks: [ back ], ports: [ \"80:80\" ], x-weft: {{ pid: 19 }} }}\n"
+        ))
+    };
+    let mode = |family: &str| format!("com.docker.network.bridge.gateway_mode_{family}: routed");
+    let loaded = parse(&format!("{}, {}", mode("ipv4"), mode("ipv6")))?;
+    assert_eq!(loaded.state.containers.len(), 3);
+    // IPv4 is translated.
+    let error = parse(&mode("ipv6")).err().ok_or("host ports that clash were accepted")?;
+    assert_eq!(error.to_string().matches("are published already").count(), 2, "{error}");
+    Ok(())
+}
+
 #[test]
 fn service_settings() -> Outcome {
     let loaded = parse_one(

@@ -89,6 +89,26 @@ impl Reconciler {
         self.save_leases()
     }
 
+    /// Has the host forward IPv6. What fails is a problem of the networks with IPv6, which keeps no other from its work.
+    pub(super) fn forward_ipv6(
+        &mut self,
+        kernel: &mut Kernel,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), StoreError> {
+        let devices = kernel.may_hear_routers();
+        let done = match sysctls::ipv6_is_due(&mut self.leases, &devices) {
+            Ok(true) if self.try_to_keep(problems)?.is_kept() => {
+                sysctls::switch_ipv6_on(&mut self.leases, &devices).map(|()| kernel.forwarding_v6 = true)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = done {
+            problems.push(Problem::new("forwarding of IPv6", error));
+        }
+        Ok(())
+    }
+
     /// Has the published ports reserved, each step kept: what was not written down before it was added could not be
     /// taken back.
     pub(super) fn reserve(
