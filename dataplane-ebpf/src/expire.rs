@@ -64,7 +64,7 @@ unsafe extern "C" fn visit(
 /// A claim ends when no flow has used its mapping for the hold time.
 #[inline(always)]
 fn claim_ended(outside: &Tuple, inside: &Tuple, hold_ns: u64) -> bool {
-    let key = external_port::mapping_key(outside, inside);
+    let key = external_port::mapping_key(inside, &outside.local);
     let Some(mapping) = maps::mapping(&key) else { return maps::remove_index(outside) };
     // SAFETY: a map value.
     let (last_used, flows, port) = unsafe { ((*mapping).last_used_ns, (*mapping).flows, (*mapping).port) };
@@ -81,7 +81,7 @@ fn claim_ended(outside: &Tuple, inside: &Tuple, hold_ns: u64) -> bool {
 /// What a socket was allowed to hear ends with its last flow.
 #[inline(always)]
 fn address_claim_ended(outside: &Tuple, inside: &Tuple) -> bool {
-    let mapping = maps::mapping(&external_port::mapping_key(outside, inside));
+    let mapping = maps::mapping(&external_port::mapping_key(inside, &outside.local));
     // SAFETY: a map value.
     let in_use = mapping.is_some_and(|mapping| unsafe { (*mapping).flows } != 0);
     !in_use && maps::remove_index(outside)

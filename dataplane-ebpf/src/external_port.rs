@@ -24,13 +24,7 @@ pub fn of_socket(
     now: u64,
 ) -> Outcome<u16> {
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
-    scratch.mapping_key = MappingKey {
-        internal: inside.local,
-        external: *external,
-        port: inside.local_port,
-        protocol: inside.protocol,
-        reserved: 0,
-    };
+    scratch.mapping_key = mapping_key(inside, external);
     if let Some(port) = use_mapping(&scratch.mapping_key, epoch, now) {
         return Ok(port);
     }
@@ -200,12 +194,12 @@ fn is_reserved(protocol: u8, port: u16) -> bool {
     }
 }
 
-/// The key of the mapping that a flow with these tuples uses.
+/// The key of the mapping that a socket has at this address of the host.
 #[inline(always)]
-pub fn mapping_key(outside: &Tuple, inside: &Tuple) -> MappingKey {
+pub fn mapping_key(inside: &Tuple, external: &Address) -> MappingKey {
     MappingKey {
         internal: inside.local,
-        external: outside.local,
+        external: *external,
         port: inside.local_port,
         protocol: inside.protocol,
         reserved: 0,
@@ -215,7 +209,7 @@ pub fn mapping_key(outside: &Tuple, inside: &Tuple) -> MappingKey {
 /// One flow less uses the mapping; its hold time begins with the last.
 #[inline(always)]
 pub fn release_mapping(outside: &Tuple, inside: &Tuple) {
-    let Some(mapping) = maps::mapping(&mapping_key(outside, inside)) else { return };
+    let Some(mapping) = maps::mapping(&mapping_key(inside, &outside.local)) else { return };
     // SAFETY: a map value.
     unsafe {
         if (*mapping).port != outside.local_port || (*mapping).flows == 0 {

@@ -161,7 +161,7 @@ pub fn enter_from_outside(
     flow.network = network;
     flow.state = State::opened_by(Direction::FromOutside, outside.protocol, scratch.parsed.tcp_flags).0;
     begin(flow, now, kind, uplink);
-    let key = external_port::mapping_key(outside, &scratch.index.inside);
+    let key = external_port::mapping_key(&scratch.index.inside, &outside.local);
     // Without its mapping the claim is about to go, and an earlier container's is nobody's.
     let mapping = maps::mapping(&key).ok_or(DropReason::Filtered)?;
     // SAFETY: a map value.

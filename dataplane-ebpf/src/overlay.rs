@@ -35,23 +35,20 @@ const HOPS: u8 = 64;
 /// ECN field of a packet that met congestion (RFC 3168 section 5).
 const CONGESTION_EXPERIENCED: u8 = 3;
 
-/// Lengths that depend on the family of the tunnel.
+/// Where things are in the outer packet: its IP header is that of IPv4 or that of IPv6.
 #[derive(Clone, Copy)]
 struct Outer {
-    /// IP header.
-    ip: usize,
-    /// All that is in front of the inner Ethernet header's payload but that header: the offset of the inner frame.
-    overhead: usize,
+    ip_length: usize,
 }
 
 impl Outer {
-    const V4: Self = Self { ip: Ipv4::LENGTH, overhead: VXLAN_OVERHEAD };
-    const V6: Self = Self { ip: Ipv6::LENGTH, overhead: VXLAN_OVERHEAD_V6 };
+    const V4: Self = Self { ip_length: Ipv4::LENGTH };
+    const V6: Self = Self { ip_length: Ipv6::LENGTH };
 
     /// Offset of the UDP header.
     #[inline(always)]
     const fn udp(self) -> usize {
-        Ethernet::LENGTH + self.ip
+        Ethernet::LENGTH + self.ip_length
     }
 
     /// Offset of the VXLAN header.
@@ -60,19 +57,23 @@ impl Outer {
         self.udp() + Udp::LENGTH
     }
 
-    /// Offset of the inner frame.
+    /// Offset of the inner frame, which is what the encapsulation adds in front of it.
     #[inline(always)]
     const fn inner(self) -> usize {
-        self.overhead
+        self.vxlan() + size_of::<Vxlan>()
     }
 
     /// Longest packet whose outer length still fits 16 bits. (IPv6 does not count its own header, so it is shorter than
     /// it would have to be.)
     #[inline(always)]
     const fn longest(self) -> usize {
-        65_535 + Ethernet::LENGTH - self.overhead
+        65_535 + Ethernet::LENGTH - self.inner()
     }
 }
+
+// What is added in front of the inner frame is as long as what an overlay's MTU leaves room for.
+const _: () =
+    assert!(Outer::V4.inner() == VXLAN_OVERHEAD as usize && Outer::V6.inner() == VXLAN_OVERHEAD_V6 as usize);
 
 /// What of an inner packet shows outside.
 struct Inner {
@@ -93,12 +94,11 @@ pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Re
     if packet.length() as usize > outer.longest() {
         return Err(DropReason::BadEncapsulation);
     }
-    if peer.mtu != 0
-        && packet.segment_length(parsed) + (outer.overhead - Ethernet::LENGTH) > peer.mtu as usize
+    if peer.mtu != 0 && packet.segment_length(parsed) + (outer.inner() - Ethernet::LENGTH) > peer.mtu as usize
     {
         // A tunnel endpoint does not fragment (RFC 7348 section 4.3): the container has to send less.
         if let Some(scratch) = maps::scratch() {
-            scratch.mtu = peer.mtu.wrapping_sub(outer.overhead as u16);
+            scratch.mtu = peer.mtu.wrapping_sub(outer.inner() as u16);
         }
         return Err(DropReason::TooBig);
     }
@@ -110,13 +110,13 @@ pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Re
     };
     let inner = Inner { source, ether_type, type_of_service, hash: helpers::flow_hash(packet.skb) };
     if is_v4 {
-        if !helpers::adjust_room(packet.skb, VXLAN_OVERHEAD as i32, ENCAPSULATE_V4) {
+        if !helpers::adjust_room(packet.skb, Outer::V4.inner() as i32, ENCAPSULATE_V4) {
             return Err(DropReason::HelperFailed);
         }
         packet.write::<Ethernet>(0)?.ether_type = Be16::new(ETHERTYPE_IPV4);
         outer_v4(packet, peer, &inner)?;
     } else {
-        if !helpers::adjust_room(packet.skb, VXLAN_OVERHEAD_V6 as i32, ENCAPSULATE_V6) {
+        if !helpers::adjust_room(packet.skb, Outer::V6.inner() as i32, ENCAPSULATE_V6) {
             return Err(DropReason::HelperFailed);
         }
         packet.write::<Ethernet>(0)?.ether_type = Be16::new(ETHERTYPE_IPV6);
@@ -260,7 +260,7 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
         return Err(DropReason::InterContainerDisabled);
     }
     let flags = if ether_type == ETHERTYPE_IPV6 { DECAPSULATE_V6 } else { DECAPSULATE_V4 };
-    if !helpers::adjust_room(packet.skb, -(outer.overhead as i32), flags) {
+    if !helpers::adjust_room(packet.skb, -(outer.inner() as i32), flags) {
         return Err(DropReason::HelperFailed);
     }
     packet.write::<Ethernet>(0)?.ether_type = Be16::new(ether_type);

@@ -164,10 +164,11 @@ pub mod icmpv6 {
     }
 }
 
-/// What VXLAN over IPv4 adds to a frame, in bytes: outer IPv4 20, UDP 8, VXLAN 8, inner Ethernet 14.
-pub const VXLAN_OVERHEAD: usize = 50;
-/// The same over IPv6, whose header has 40 bytes.
-pub const VXLAN_OVERHEAD_V6: usize = 70;
+/// By how much an overlay's MTU is less than that of its uplink, in bytes (RFC 7348 section 4.3): outer IPv4, UDP and VXLAN
+/// headers and the inner Ethernet header. No MTU counts the outer Ethernet header.
+pub const VXLAN_OVERHEAD: u32 = 20 + 8 + 8 + 14;
+/// The same over IPv6.
+pub const VXLAN_OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
 
 /// Ethernet II header.
 #[repr(C)]

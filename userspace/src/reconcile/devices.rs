@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use dataplane_common::packet::{VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6};
 use ipnetwork::IpNetwork;
 
 use super::{
@@ -21,11 +22,6 @@ use crate::{
 
 /// MTU where no uplink gives one.
 const DEFAULT_MTU: u32 = 1500;
-/// Outer IP, UDP and VXLAN headers and the inner Ethernet header (RFC 7348 section 4.3). No MTU counts the outer Ethernet
-/// header.
-const VXLAN_OVERHEAD_V4: u32 = 20 + 8 + 8 + 14;
-const VXLAN_OVERHEAD_V6: u32 = 40 + 8 + 8 + 14;
-
 /// Largest MTU of a bridge or veth (`ETH_MAX_MTU` of the kernel).
 const LARGEST_MTU: u32 = 65_535;
 
@@ -35,7 +31,7 @@ pub fn mtu(network: &ResolvedNetwork, state: &ResolvedState, uplinks: &[UplinkFa
     let overhead = match (&network.vxlan, tunnel_address(state, uplinks)) {
         (None, _) => 0,
         (Some(_), Some(IpAddr::V6(_))) => VXLAN_OVERHEAD_V6,
-        (Some(_), _) => VXLAN_OVERHEAD_V4,
+        (Some(_), _) => VXLAN_OVERHEAD,
     };
     // A loopback or tun uplink may have 65,536 bytes, which is more than a bridge can.
     network.mtu.unwrap_or(uplink.saturating_sub(overhead).min(LARGEST_MTU))
