@@ -242,8 +242,19 @@ fn loopback_publications_stay_on_the_host() -> Result<()> {
     let before = it.host.interface("eth0")?;
     let output = it.client.curl("http://127.0.0.1:8443")?;
     assert!(!output.ok(), "{}", output.stdout);
-    let _ = before;
+    assert!(it.host.interface("eth0")?.rx.packets > before.rx.packets, "it was tried on the wire");
     assert!(it.host.curl("http://127.0.0.1:8443")?.stdout.contains("secret"));
+    it.lab.finish()
+}
+
+/// A container without IPv6 has no link-local address to look for routers with: that would be counted as drops.
+#[test]
+fn containers_of_ipv4_networks_are_silent_in_ipv6() -> Result<()> {
+    let it = OneHost::new("silent")?;
+    // The first router solicitation comes a second after duplicate address detection has ended (RFC 4861 section 6.3.7).
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(it.drops("unsupported_protocol")?, 0);
+    assert!(!it.web.ip("-6 addr show dev eth0")?.contains("fe80"));
     it.lab.finish()
 }
 
@@ -271,6 +282,11 @@ fn published_ports_are_reserved() -> Result<()> {
     // The kernel does not pick one for an outgoing connection, either.
     let reserved = it.host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?;
     assert!(reserved.contains("10000-10009") && reserved.contains("8080"), "{reserved}");
+    it.host.sysctl("net.ipv4.ip_local_port_range", "10000 10013")?;
+    let code = "import socket; s = [socket.socket(type=t) for t in [1, 2] for _ in range(4)]; \
+                [i.bind(('', 0)) for i in s]; print(*[i.getsockname()[1] for i in s])";
+    let picked = it.host.check(&format!("python3 -c \"{code}\""))?;
+    assert!(picked.split_whitespace().all(|port| port > "10009"), "{picked}");
     assert!(it.daemon.command(&["status"])?.stdout.contains("ip_local_reserved_ports"));
     let listeners = it.host.check("ss -Hltn | wc -l")?;
     assert!(listeners.trim().parse::<u32>()? < 30, "a range costs no sockets: {listeners}");

@@ -33,6 +33,8 @@ pub struct VethSpec {
     ///
     /// An encapsulated packet has to fit the 65,535 bytes of an IPv4 total length with its outer headers.
     pub gso_max_size: Option<u32>,
+    /// The container speaks IPv6. Otherwise a new end gets no link-local address, with which it would only look for routers.
+    pub ipv6: bool,
     /// The host's end is to be up. `false` leaves it as it is, which is down for a new one: so programs can be
     /// attached before the first packet passes.
     pub up: bool,
@@ -157,7 +159,12 @@ impl Netlink {
             _ => inside.expect_link(&spec.container_name).await?.ifindex,
         };
         // Not in the first request: while the pair is made its ends do not know each other yet, and veth_open refuses.
-        let message = LinkUnspec::new_with_index(container_ifindex).up().build();
+        let message = LinkUnspec::new_with_index(container_ifindex).up();
+        let message = match no_ipv6_address().filter(|_| !spec.ipv6) {
+            Some(attribute) => message.append_extra_attribute(attribute),
+            None => message,
+        }
+        .build();
         inside.change_link(&format!("set device {} up", spec.container_name), message).await?;
         Ok(EnsuredVeth { ifindex: host.ifindex, container_ifindex, outcome: Outcome::Created })
     }

@@ -282,6 +282,7 @@ fn shape(
         container_name: endpoint.interface.clone(),
         container_mac_address: endpoint.mac,
         gso_max_size: network.vxlan.is_some().then_some(OVERLAY_GSO_MAX_SIZE),
+        ipv6: endpoint.addresses.v6.is_some(),
         up: false,
     };
     Some(Shape {

@@ -30,6 +30,7 @@ fn veth(bridge: u32) -> VethSpec {
         container_name: "eth0".into(),
         container_mac_address: MacAddress([2, 0x42, 10, 10, 0, 10]),
         gso_max_size: Some(65_000),
+        ipv6: false,
         up: true,
     }
 }
