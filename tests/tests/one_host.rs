@@ -282,11 +282,6 @@ fn published_ports_are_reserved() -> Result<()> {
     // The kernel does not pick one for an outgoing connection, either.
     let reserved = it.host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?;
     assert!(reserved.contains("10000-10009") && reserved.contains("8080"), "{reserved}");
-    it.host.sysctl("net.ipv4.ip_local_port_range", "10000 10013")?;
-    let code = "import socket; s = [socket.socket(type=t) for t in [1, 2] for _ in range(4)]; \
-                [i.bind(('', 0)) for i in s]; print(*[i.getsockname()[1] for i in s])";
-    let picked = it.host.check(&format!("python3 -c \"{code}\""))?;
-    assert!(picked.split_whitespace().all(|port| port > "10009"), "{picked}");
     assert!(it.daemon.command(&["status"])?.stdout.contains("ip_local_reserved_ports"));
     let listeners = it.host.check("ss -Hltn | wc -l")?;
     assert!(listeners.trim().parse::<u32>()? < 30, "a range costs no sockets: {listeners}");
