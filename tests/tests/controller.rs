@@ -268,7 +268,7 @@ fn a_new_container_answers_at_once() -> Result<()> {
         };
         // One shell for both: nothing else passes in between. A request that is lost is repeated after a second.
         let output = it.host.run(&format!(
-            "{weft} apply -f {} --socket {} && nsenter --net=/run/netns/{} ping -n -c 1 -W 0.5 {to}",
+            "{weft} apply -f {} --socket {} && nsenter --net=/run/netns/{} ping -n -c 1 -W 0.9 {to}",
             directory.display(),
             it.daemon.socket().display(),
             from.netns(),

@@ -209,9 +209,8 @@ fn an_exhausted_pool_refuses_new_flows_only() -> Result<()> {
             }
         }
     }
-    // 50 at once and 500 in a second, on each CPU.
-    let cpus = u32::try_from(thread::available_parallelism()?.get())?;
-    let most = (f64::from(cpus) * (60.0 + 500.0 * flood.elapsed().as_secs_f64())) as u32;
+    // 50 at once and 500 in a second for each device of a container, whatever CPU serves it.
+    let most = (60.0 + 500.0 * flood.elapsed().as_secs_f64()) as u32;
     println!("{told} of {beyond} told in {:?}", flood.elapsed());
     assert!(told > 0 && told <= most.min(beyond - 1), "{told} of {beyond} told, at most {most}");
     assert!(nat.it.drops("ports_exhausted")? > 0);

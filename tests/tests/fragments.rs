@@ -58,10 +58,12 @@ fn fragments_without_a_first_do_no_harm() -> Result<()> {
             answered += tool.ask(&it.shop, "192.0.2.100", 9001, "012345", COUNT)?;
             turns += 1;
         }
-        // 67 ms later all of it is gone.
-        std::thread::sleep(Duration::from_millis(200));
-        let left = it.host.check("tc -s qdisc show dev weft-wait")?;
-        ensure!(left.matches("backlog 0b 0p").count() == 2, "{left}");
+        // 67 ms later all of it is gone; what the machine still has to do may take longer.
+        within(Duration::from_secs(1), "nothing waits any more", || {
+            let left = it.host.check("tc -s qdisc show dev weft-wait")?;
+            ensure!(left.matches("backlog 0b 0p").count() == 2, "{left}");
+            Ok(true)
+        })?;
     }
     // The kernel's queue of one CPU (`netdev_max_backlog`) may overflow in a flood; weft itself loses nothing of this.
     let (asked, backlog) = (2 * COUNT * turns, backlog_drops()? - backlog);

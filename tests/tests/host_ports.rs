@@ -84,7 +84,7 @@ fn a_port_that_is_given_up_is_published_in_every_way() -> Result<()> {
     within(WAIT, "it is refused no more", || Ok(told()? == "[]"))?;
     let reserved = it.host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?;
     assert!(reserved.split(',').any(|ports| ports.trim() == "8090"), "{reserved}");
-    let bound = it.host.run("python3 -c \"import socket; socket.socket().bind(('0.0.0.0', 8090))\"")?;
+    let bound = common::bind(&it.host, "0.0.0.0", 8090)?;
     assert!(bound.stderr.contains("Address already in use"), "{bound:?}");
     assert_eq!(it.client.curl("http://192.0.2.1:8090")?.stdout, "hello");
     it.lab.finish()

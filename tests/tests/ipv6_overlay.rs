@@ -82,10 +82,11 @@ impl Overlay {
 /// every checksum right, a 64 KiB segment in one pass.
 fn everything_passes(it: &Overlay, over: Underlay) -> Result<()> {
     let [c0, c1] = &it.containers;
-    let mut wire = it.hosts[1].spawn(
-        "timeout 4 tcpdump -nni eth0 -c 1 '(ip or ip6) and not icmp6 and not igmp and not ip6 multicast and not udp port 4789 and not net 192.0.2.100/32' 2>&1",
+    let wire = common::capture(
+        &it.hosts[1],
+        4,
+        "(ip or ip6) and not icmp6 and not igmp and not ip6 multicast and not udp port 4789 and not net 192.0.2.100/32",
     )?;
-    std::thread::sleep(std::time::Duration::from_millis(700));
     let _server = c1.serve_whoami(80)?;
     for (address, own) in [("fd00:20::6", "fd00:20::5"), ("10.20.0.6", "10.20.0.5")] {
         assert!(c0.pings(address)? && c1.pings(own)?, "{address}");
@@ -94,8 +95,7 @@ fn everything_passes(it: &Overlay, over: Underlay) -> Result<()> {
             assert_eq!(c0.whoami(protocol, &to)?.ip().to_string(), own);
         }
     }
-    let other = wire.wait(LIMIT)?;
-    assert!(!other.ok(), "something else on the wire: {}", other.stdout);
+    common::nothing_captured(wire)?;
     assert!(c0.ip("link show dev eth0")?.contains(&format!("mtu {}", over.mtu)));
 
     for (from, to, address) in [(c0, c1, "[fd00:20::6]"), (c1, c0, "[fd00:20::5]"), (c0, c1, "10.20.0.6")] {

@@ -84,17 +84,17 @@ fn fragments_in_every_order() -> Result<()> {
 fn s13_two_hosts() -> Result<()> {
     let it = Overlay::new("s13", "")?;
     let [c0, c1] = &it.containers;
-    let mut wire = it.hosts[1].spawn(
-        "timeout 4 tcpdump -nni eth0 -c 1 'ip and not igmp and not (udp port 4789 and net 192.0.2.0/30) and not net 192.0.2.100/32' 2>&1",
+    let wire = common::capture(
+        &it.hosts[1],
+        4,
+        "ip and not igmp and not (udp port 4789 and net 192.0.2.0/30) and not net 192.0.2.100/32",
     )?;
-    std::thread::sleep(Duration::from_millis(700));
     assert!(c0.pings("10.20.0.6")? && c1.pings("10.20.0.5")?);
     let _server = c1.serve_whoami(80)?;
     for protocol in ["tcp", "udp"] {
         assert_eq!(c0.whoami(protocol, "10.20.0.6:80")?.ip().to_string(), "10.20.0.5");
     }
-    let other = wire.wait(LIMIT)?;
-    assert!(!other.ok(), "something else on the wire: {}", other.stdout);
+    common::nothing_captured(wire)?;
     for daemon in &it.daemons {
         assert!(packets(daemon, "encapsulate")? > 4 && packets(daemon, "decapsulate")? > 4);
     }
@@ -195,8 +195,7 @@ fn strangers_are_kept_out() -> Result<()> {
 fn broadcast_and_a_leaving_peer() -> Result<()> {
     let it = Overlay::new("broadcast", "")?;
     let [c0, c1] = &it.containers;
-    let mut listener = c1.spawn("timeout 5 tcpdump -nni eth0 -c 1 'dst host 10.20.0.255' 2>&1")?;
-    std::thread::sleep(Duration::from_millis(700));
+    let mut listener = common::capture(c1, 5, "dst host 10.20.0.255")?;
     c0.run("ping -b -c 3 -i 0.2 -W 1 10.20.0.255")?;
     assert!(listener.wait(LIMIT)?.ok(), "the broadcast came through the vxlan device");
     let alone =

@@ -21,8 +21,7 @@ fn tagged_frames_stay_inside() -> Result<()> {
     it.web.pings("10.10.0.1")?;
     let mac =
         it.web.ip_json("link show dev eth0")?[0]["address"].as_str().unwrap_or_default().replace(':', "");
-    let mut wire = it.client.spawn("timeout 3 tcpdump -nni eth0 -c 1 vlan 2>&1")?;
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    let wire = common::capture(&it.client, 3, "vlan")?;
     let before = it.drops("unsupported_protocol")?;
     // UDP from web to the client, in VLAN 666.
     for _ in 0..3 {
@@ -33,8 +32,7 @@ fn tagged_frames_stay_inside() -> Result<()> {
             ),
         )?;
     }
-    let output = wire.wait(common::LIMIT)?;
-    assert!(!output.ok(), "a tag on the wire: {}", output.stdout);
+    common::nothing_captured(wire)?;
     assert!(it.drops("unsupported_protocol")? >= before + 3);
     it.lab.finish()
 }
@@ -43,8 +41,7 @@ fn tagged_frames_stay_inside() -> Result<()> {
 #[test]
 fn impossible_sources_are_refused() -> Result<()> {
     let it = OneHost::new("martian")?;
-    let mut seen = it.web.spawn("timeout 3 tcpdump -nni eth0 -c 1 'udp dst port 53' 2>&1")?;
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    let seen = common::capture(&it.web, 3, "udp dst port 53")?;
     it.client.sysctl("net.ipv4.ip_nonlocal_bind", "1")?;
     for source in ["10.10.0.11", "10.10.0.1", "192.0.2.1"] {
         it.client.ip(&format!("addr add {source}/32 dev lo"))?;
@@ -52,8 +49,7 @@ fn impossible_sources_are_refused() -> Result<()> {
         it.client.run(&format!("echo x | socat -u - UDP:192.0.2.1:5353,bind={source}"))?;
         it.client.ip(&format!("addr del {source}/32 dev lo"))?;
     }
-    let output = seen.wait(common::LIMIT)?;
-    assert!(!output.ok(), "delivered: {}", output.stdout);
+    common::nothing_captured(seen)?;
     assert!(it.drops("spoofed_address")? >= 2);
     it.lab.finish()
 }
@@ -82,14 +78,13 @@ x-weft: { uplinks: [ eth0 ] }
 "#,
     )?;
     assert!(mesh.pings("10.20.0.1")?);
-    let mut on_wire = peer.spawn("timeout 3 tcpdump -nni eth0 -c 1 'udp port 4789' 2>&1")?;
-    std::thread::sleep(std::time::Duration::from_millis(700));
+    let on_wire = common::capture(&peer, 3, "udp port 4789")?;
     let before = drops(&daemon, "isolated")?;
     for target in ["10.10.0.1", "192.0.2.2"] {
         front.run(&format!("echo vxlan | socat -u - UDP:{target}:4789"))?;
     }
     assert_eq!(drops(&daemon, "isolated")?, before + 2);
-    assert!(!on_wire.wait(common::LIMIT)?.ok());
+    common::nothing_captured(on_wire)?;
     lab.finish()
 }
 

@@ -60,7 +60,6 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Both at once.
     /// A segment that neither end has sent: its sequence number lies nowhere near the window.
     fn forged(&self, flags: u8) -> Result<()> {
         let sent = Packet::tcp(self.remote, self.external, flags, b"").sequence(0xdead_beef);

@@ -239,7 +239,6 @@ fn req7_hairpinned_errors() -> Result<()> {
             assert_eq!((quoted.from(), quoted.to()), (sent.from(), sent.to()));
         }
     }
-    assert_eq!(nat.side.address, SIDE);
     nat.finish()
 }
 
@@ -278,7 +277,7 @@ fn req8_refusals_are_told() -> Result<()> {
 }
 
 /// REQ-10: of the messages a NAT must carry, those that are not covered above: a container's traceroute sees this host as a
-/// hop, and other queries do not pass.
+/// hop.
 #[test]
 fn req10_this_host_is_a_hop() -> Result<()> {
     let nat = Nat::new("icmpreq10")?;

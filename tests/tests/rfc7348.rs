@@ -13,6 +13,7 @@ use common::{
     drops,
     nat::{QUIET, Station, at},
     packet::{Packet, UDP},
+    within,
 };
 use tests::{Container, Daemon, Lab};
 
@@ -262,6 +263,7 @@ fn nothing_is_fragmented() -> Result<()> {
     assert_eq!(error.quoted()?.to(), longer.to());
     assert!(it.tunnelled(&it.peer, QUIET)?.is_none());
     let frame = Frame::new(MAC_HERE, MAC_THERE, &Packet::udp(at(THERE, 7), at(HERE, 7), &[1; 600]));
+    assert!(it.inside(&it.peer, header(VNI), &frame, 50_000)?.is_some(), "whole it arrives");
     for piece in frame.encapsulated(header(VNI), it.peer.at(50_000), at(VTEP, 4789)).fragments(400) {
         it.peer.send(&piece)?;
     }
@@ -286,16 +288,13 @@ fn networks_are_isolated_by_their_vni() -> Result<()> {
 fn inner_tags_are_discarded() -> Result<()> {
     let it = Overlay::new("vxlantag", 4789)?;
     let before = drops(&it.daemon, "bad_encapsulation")?;
-    let mut heard =
-        it.container.spawn("timeout 2 tcpdump -nnei eth0 -c 1 'ether src 02:42:0a:14:00:06' 2>&1")?;
-    std::thread::sleep(Duration::from_millis(700));
+    let heard = common::capture(&it.container, 2, "ether src 02:42:0a:14:00:06")?;
     for (ether_type, destination) in [(0x8100, MAC_HERE), (0x88a8, MAC_HERE), (0x8100, BROADCAST)] {
         let tagged = [[0, 5, 8, 0].to_vec(), inward().bytes()].concat();
         let frame = Frame { destination, source: MAC_THERE, ether_type, body: tagged };
         it.inside(&it.peer, header(VNI), &frame, 50_000)?;
     }
-    let heard = heard.wait(common::LIMIT)?;
-    assert!(!heard.ok(), "{heard:?}");
+    common::nothing_captured(heard)?;
     assert_eq!(drops(&it.daemon, "bad_encapsulation")?, before + 3);
     it.finish()
 }
@@ -317,6 +316,7 @@ fn broadcasts_reach_every_peer_once_and_are_not_reflected() -> Result<()> {
         it.peer.at(50_000),
         at(VTEP, 4789),
     ))?;
+    within(Duration::from_secs(3), "the container hears it", || Ok(it.here.overheard()?.contains(&packet)))?;
     for peer in [&it.peer, &it.second] {
         assert!(it.tunnelled(peer, QUIET)?.is_none(), "reflected");
     }

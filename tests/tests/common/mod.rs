@@ -7,9 +7,9 @@ pub mod packet;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
-use tests::{Container, Daemon, Host, Lab, Segment};
+use tests::{Container, Daemon, Host, Lab, Namespace, Output, Process, Segment};
 
 /// Limit of a traffic tool.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -106,6 +106,36 @@ pub fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> Result
             _ => std::thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// A process that binds a TCP socket, and ends.
+pub fn bind(place: &Namespace, address: &str, port: u16) -> Result<Output> {
+    let family = if address.contains(':') { "AF_INET6" } else { "AF_INET" };
+    place.run(&format!(
+        "python3 -c \"import socket; socket.socket(socket.{family}).bind(('{address}', {port}))\""
+    ))
+}
+
+/// Listens on `eth0` for the first packet of a filter, from now on and for so many seconds.
+pub fn capture(place: &Namespace, seconds: u32, filter: &str) -> Result<Process> {
+    let mut capture = place
+        .spawn(&format!("exec timeout {seconds} tcpdump --immediate-mode -nnei eth0 -c 1 '{filter}' 2>&1"))?;
+    within(Duration::from_secs(10), "tcpdump listens", || {
+        ensure!(capture.status()?.is_none(), "tcpdump has ended: {}", capture.stdout()?);
+        Ok(capture.stdout()?.contains("listening on"))
+    })?;
+    Ok(capture)
+}
+
+/// A capture that is still running has waited in vain when its time is over.
+pub fn nothing_captured(mut capture: Process) -> Result<()> {
+    if let Some(status) = capture.status()? {
+        bail!("the capture ended too early, with {status}: {}", capture.stdout()?);
+    }
+    let output = capture.wait(LIMIT)?;
+    // The code of timeout(1).
+    ensure!(output.code() == Some(124), "{}: {}", output.status, output.stdout);
+    Ok(())
 }
 
 /// A number in a tool's report.

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::{Failure, Global, Outcome, output};
-use crate::{dataplane::Pinned, observe};
+use crate::{dataplane::Pinned, model::BeforePort, observe};
 
 /// Translated flows.
 #[derive(Debug, Subcommand)]
@@ -34,9 +34,9 @@ impl Flow {
                     flow.protocol.clone(),
                     flow.kind.clone(),
                     flow.state.clone(),
-                    format!("{}:{}", flow.container_address, flow.container_port),
-                    format!("{}:{}", flow.external_address, flow.external_port),
-                    format!("{}:{}", flow.remote_address, flow.remote_port),
+                    format!("{}:{}", BeforePort(flow.container_address), flow.container_port),
+                    format!("{}:{}", BeforePort(flow.external_address), flow.external_port),
+                    format!("{}:{}", BeforePort(flow.remote_address), flow.remote_port),
                     format!("{}s", flow.idle_seconds),
                     format!("{}s", flow.age_seconds),
                 ]

@@ -67,11 +67,8 @@ fn options(network: &NetworkView) -> String {
     words.extend(network.internal.then(|| "internal".to_owned()));
     words.extend((!network.inter_container).then(|| "isolated-members".to_owned()));
     words.extend((!network.masquerade).then(|| "no-masquerade".to_owned()));
-    words.extend(match network.filtering {
-        Filtering::AddressAndPort => None,
-        Filtering::Address => Some("filtering=address".to_owned()),
-        Filtering::EndpointIndependent => Some("filtering=endpoint-independent".to_owned()),
-    });
+    let filters = network.filtering != Filtering::default();
+    words.extend(filters.then(|| format!("filtering={}", network.filtering)));
     words.extend(network.routed.iter().map(|family| format!("routed-{family}")));
     words.extend(network.vni.map(|vni| format!("vni={vni}")));
     if words.is_empty() { "-".to_owned() } else { words.join(",") }

@@ -69,11 +69,6 @@ pub fn both(v4: Option<impl std::fmt::Display>, v6: Option<impl std::fmt::Displa
     }
 }
 
-/// An address as it is written in front of a port.
-pub fn before_port(address: std::net::IpAddr) -> String {
-    if address.is_ipv6() { format!("[{address}]") } else { address.to_string() }
-}
-
 /// A value, or a dash.
 pub fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())

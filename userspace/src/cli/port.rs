@@ -2,14 +2,13 @@
 
 use clap::Subcommand;
 
-use super::{
-    Global, Outcome, output,
-    output::{before_port, or_dash},
-    unexpected,
-};
-use crate::control::{
-    client::ask,
-    protocol::{Reply, Request},
+use super::{Global, Outcome, output, output::or_dash, unexpected};
+use crate::{
+    control::{
+        client::ask,
+        protocol::{Reply, Request},
+    },
+    model::BeforePort,
 };
 
 /// Published ports.
@@ -29,8 +28,8 @@ impl Port {
                 |port| {
                     [
                         port.container.clone(),
-                        format!("{}:{}/{}", before_port(port.host_address), port.host_ports, port.protocol),
-                        format!("{}:{}", before_port(port.container_address), port.container_ports),
+                        format!("{}:{}/{}", BeforePort(port.host_address), port.host_ports, port.protocol),
+                        format!("{}:{}", BeforePort(port.container_address), port.container_ports),
                         port.network.clone(),
                         port.state.clone(),
                         or_dash(port.reason.clone()),

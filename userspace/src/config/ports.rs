@@ -11,7 +11,7 @@ use super::{
     schema::{LongPort, Port, Scalar},
     values::{self, is_digits},
 };
-use crate::model::{HostPorts, PortRange, Protocol, Publication};
+use crate::model::{BeforePort, HostPorts, PortRange, Protocol, Publication};
 
 /// Most ports of one entry that leaves the choice of host ports to weft: the ephemeral range holds 28,232.
 const MOST_CHOSEN: u32 = 1024;
@@ -32,11 +32,7 @@ pub(super) struct PortSpec {
 /// In the short form, which `parse_short` reads back.
 impl fmt::Display for PortSpec {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = match self.host_address {
-            Some(IpAddr::V6(address)) => Some(format!("[{address}]")),
-            address => address.map(|address| address.to_string()),
-        };
-        match (address, self.host_ports) {
+        match (self.host_address.map(BeforePort), self.host_ports) {
             (Some(address), Some(ports)) => write!(out, "{address}:{ports}:")?,
             (Some(address), None) => write!(out, "{address}::")?,
             (None, Some(ports)) => write!(out, "{ports}:")?,

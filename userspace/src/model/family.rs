@@ -1,6 +1,9 @@
 //! The two address families side by side.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +33,19 @@ impl Family {
         match self {
             Self::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             Self::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        }
+    }
+}
+
+/// An address as it is written before a port (RFC 3986 section 3.2.2).
+#[derive(Debug, Clone, Copy)]
+pub struct BeforePort(pub IpAddr);
+
+impl fmt::Display for BeforePort {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(address) => address.fmt(out),
+            IpAddr::V6(address) => write!(out, "[{address}]"),
         }
     }
 }

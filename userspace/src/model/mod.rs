@@ -3,7 +3,7 @@
 mod family;
 mod state;
 
-pub use family::{Family, PerFamily};
+pub use family::{BeforePort, Family, PerFamily};
 pub use state::{
     Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, HostPorts, HostSettings,
     MacAddress, Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts,

@@ -96,6 +96,16 @@ pub enum Filtering {
     EndpointIndependent,
 }
 
+impl fmt::Display for Filtering {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::AddressAndPort => "address-and-port",
+            Self::Address => "address",
+            Self::EndpointIndependent => "endpoint-independent",
+        })
+    }
+}
+
 /// One address range of a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subnet {

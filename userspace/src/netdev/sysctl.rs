@@ -22,13 +22,15 @@ const IP_LOCAL_RESERVED_PORTS: &str = "/proc/sys/net/ipv4/ip_local_reserved_port
 const IP_LOCAL_PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// Every second port, six characters each, is the longest list there is: 192 KiB.
-const LONGEST: usize = 256 << 10;
+const LONGEST_LIST: usize = 256 << 10;
+/// More than any other setting has.
+const LONGEST_VALUE: usize = 4096;
 
-/// Reads a whole file in one go: a list of ports cannot be read in parts, the second read of an open file already
+/// Reads a whole file of at most `longest` bytes in one go: a list of ports cannot be read in parts, the second read of an open file already
 /// gives the end (`proc_do_large_bitmap`), and `std::fs::read` starts with 32 bytes.
-fn read(path: &str) -> Result<String> {
+fn read(path: &str, longest: usize) -> Result<String> {
     let read = || -> io::Result<String> {
-        let mut buffer = vec![0; LONGEST];
+        let mut buffer = vec![0; longest];
         let length = File::open(path)?.read(&mut buffer)?;
         buffer.truncate(length);
         String::from_utf8(buffer).map_err(io::Error::other)
@@ -48,7 +50,7 @@ fn unexpected(path: &str, answer: &str) -> Error {
 
 /// Whether IPv4 packets are forwarded between devices (`net.ipv4.ip_forward`).
 pub fn ip_forward() -> Result<bool> {
-    Ok(read(IP_FORWARD)?.trim() != "0")
+    Ok(read(IP_FORWARD, LONGEST_VALUE)?.trim() != "0")
 }
 
 /// Sets `net.ipv4.ip_forward`. The kernel then sets `forwarding` of every device alike.
@@ -65,7 +67,7 @@ pub fn ipv6_forwarding() -> Result<bool> {
 /// written as '/'.
 pub fn value(name: &str) -> Result<Option<String>> {
     let path = path(name);
-    match read(&path) {
+    match read(&path, LONGEST_VALUE) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(_) if !Path::new(&path).exists() => Ok(None),
         Err(error) => Err(error),
@@ -147,7 +149,7 @@ fn answer_for_others(family: &str, setting: &str, device: &str, on: bool) -> Res
 
 /// Ports that the kernel never picks for a socket by itself (`net.ipv4.ip_local_reserved_ports`).
 pub fn ip_local_reserved_ports() -> Result<PortRanges> {
-    let text = read(IP_LOCAL_RESERVED_PORTS)?;
+    let text = read(IP_LOCAL_RESERVED_PORTS, LONGEST_LIST)?;
     text.parse().map_err(|_| unexpected(IP_LOCAL_RESERVED_PORTS, &text))
 }
 
@@ -158,7 +160,7 @@ pub fn set_ip_local_reserved_ports(ports: &PortRanges) -> Result<()> {
 
 /// Ports that the kernel picks from for a socket that names none (`net.ipv4.ip_local_port_range`).
 pub fn ip_local_port_range() -> Result<PortRange> {
-    let text = read(IP_LOCAL_PORT_RANGE)?;
+    let text = read(IP_LOCAL_PORT_RANGE, LONGEST_VALUE)?;
     let mut ports = text.split_whitespace().map(str::parse);
     match (ports.next(), ports.next()) {
         (Some(Ok(first)), Some(Ok(last))) => Ok(PortRange { first, last }),

@@ -48,6 +48,8 @@ fn view(inside: &Tuple, flow: &Flow, confirmed: bool, now: u64) -> FlowView {
         libc::IPPROTO_TCP => "tcp".to_owned(),
         libc::IPPROTO_UDP => "udp".to_owned(),
         libc::IPPROTO_ICMP => "icmp".to_owned(),
+        libc::IPPROTO_ICMPV6 => "icmpv6".to_owned(),
+        libc::IPPROTO_SCTP => "sctp".to_owned(),
         number => number.to_string(),
     };
     FlowView {

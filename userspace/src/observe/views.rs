@@ -229,7 +229,7 @@ pub struct PortView {
 /// A flow record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FlowView {
-    /// `tcp`, `udp`, `icmp` or a number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, `sctp` or a number.
     pub protocol: String,
     /// `masquerade`, `portmap`, `hairpin`, `turn_back` or `routed`.
     pub kind: String,

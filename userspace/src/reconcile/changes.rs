@@ -1,10 +1,11 @@
 //! The difference between two states as lines for people: `+` new, `~` changed, `-` gone.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
 use super::{ports::key, resolved::ResolvedState};
+use crate::model::{BeforePort, Filtering};
 
 /// What happens to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,6 +83,8 @@ fn describe(state: &ResolvedState, other: &ResolvedState) -> BTreeMap<String, St
         ] {
             words.extend(set.then(|| word.to_owned()));
         }
+        let filters = network.filtering != Filtering::default();
+        words.extend(filters.then(|| format!("filtering={}", network.filtering)));
         words.push(format!("on {}", network.bridge));
         objects.insert(format!("network {name}"), words.join(" "));
     }
@@ -95,7 +98,7 @@ fn describe(state: &ResolvedState, other: &ResolvedState) -> BTreeMap<String, St
     }
     let same_ports = state.publications == other.publications;
     for publication in state.publications.iter().filter(|_| !same_ports) {
-        let address = SocketAddress(publication.address);
+        let address = BeforePort(publication.address);
         let target = format!("-> {} {address}:{}", publication.endpoint, publication.container_ports);
         objects.insert(format!("port {}", key(publication)), target);
     }
@@ -104,18 +107,6 @@ fn describe(state: &ResolvedState, other: &ResolvedState) -> BTreeMap<String, St
         objects.insert(format!("remote {}/{} {}", remote.network, remote.name, remote.address), detail);
     }
     objects
-}
-
-/// An address as it is written before a port.
-struct SocketAddress(IpAddr);
-
-impl fmt::Display for SocketAddress {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            IpAddr::V4(address) => address.fmt(out),
-            IpAddr::V6(address) => write!(out, "[{address}]"),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -163,6 +154,15 @@ mod tests {
         assert!(
             lines(&one, &other)[0]
                 .starts_with("~ network front 10.10.0.0/24 gateway 10.10.0.1 on br-front -> ")
+        );
+        let mut open = one.clone();
+        for network in open.networks.values_mut() {
+            network.filtering = Filtering::EndpointIndependent;
+        }
+        assert_eq!(
+            lines(&one, &open),
+            ["~ network front 10.10.0.0/24 gateway 10.10.0.1 on br-front -> 10.10.0.0/24 gateway 10.10.0.1 \
+              filtering=endpoint-independent on br-front"]
         );
     }
 }

@@ -11,7 +11,9 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::{
-    model::{Driver, Family, Filtering, HostSettings, MacAddress, PerFamily, PortRange, Protocol},
+    model::{
+        BeforePort, Driver, Family, Filtering, HostSettings, MacAddress, PerFamily, PortRange, Protocol,
+    },
     netdev::{NamespaceIdentity, NamespaceRef},
 };
 
@@ -170,11 +172,7 @@ impl ResolvedPublication {
 
     /// How people write the host side: `0.0.0.0:8080/tcp` or `[::]:8080/tcp`.
     pub fn host_side(&self) -> String {
-        let (ports, protocol) = (self.host_ports, self.protocol);
-        match self.host_address {
-            IpAddr::V4(address) => format!("{address}:{ports}/{protocol}"),
-            IpAddr::V6(address) => format!("[{address}]:{ports}/{protocol}"),
-        }
+        format!("{}:{}/{}", BeforePort(self.host_address), self.host_ports, self.protocol)
     }
 }
 

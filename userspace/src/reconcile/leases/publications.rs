@@ -7,7 +7,9 @@ use std::{
 
 use super::{LeaseFacts, Leases, ports::Claims};
 use crate::{
-    model::{ContainerNamespace, DesiredState, Family, HostPorts, PortRange, Protocol, Publication},
+    model::{
+        BeforePort, ContainerNamespace, DesiredState, Family, HostPorts, PortRange, Protocol, Publication,
+    },
     reconcile::{
         names,
         problem::Problem,
@@ -197,10 +199,7 @@ fn describe(publication: &Publication) -> String {
         HostPorts::Exactly(ports) | HostPorts::OneOf(ports) => format!("{ports}:"),
         HostPorts::Any => String::new(),
     };
-    let address = match publication.host_address {
-        Some(IpAddr::V4(address)) => format!("{address}:"),
-        Some(IpAddr::V6(address)) => format!("[{address}]:"),
-        None => String::new(),
-    };
+    let address =
+        publication.host_address.map_or_else(String::new, |address| format!("{}:", BeforePort(address)));
     format!("{address}{ports}{}/{}", publication.container_ports, publication.protocol)
 }
