@@ -26,7 +26,8 @@ def checksum(data):
 
 def fragments(source, destination, protocol, datagram, order):
     """The packets of one datagram; the kernel fills in length and checksum of an IPv4 header."""
-    identification = next(identifications) & 0xFFFF
+    # Never 0: a raw socket gives every packet with 0 an identification of its own (raw_send_hdrinc).
+    identification = next(identifications) % 0xFFFF + 1
     for number in order:
         start = int(number) * CUT
         piece = datagram[start : start + CUT]
