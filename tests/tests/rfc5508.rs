@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 use common::{
-    nat::{CLIENT, HOST, Nat, OTHER, SIDE, WEB, at},
+    nat::{CLIENT, HOST, Nat, OTHER, WEB, at},
     packet::{Packet, SYN, checksum},
 };
 use tests::Lab;

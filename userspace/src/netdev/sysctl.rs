@@ -26,8 +26,8 @@ const LONGEST_LIST: usize = 256 << 10;
 /// More than any other setting has.
 const LONGEST_VALUE: usize = 4096;
 
-/// Reads a whole file of at most `longest` bytes in one go: a list of ports cannot be read in parts, the second read of an open file already
-/// gives the end (`proc_do_large_bitmap`), and `std::fs::read` starts with 32 bytes.
+/// Reads a file of at most `longest` bytes in one go: a list of ports cannot be read in parts, the second read of an
+/// open file already gives the end (`proc_do_large_bitmap`), and `std::fs::read` starts with 32 bytes.
 fn read(path: &str, longest: usize) -> Result<String> {
     let read = || -> io::Result<String> {
         let mut buffer = vec![0; longest];
