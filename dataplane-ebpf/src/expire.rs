@@ -11,7 +11,7 @@ use dataplane_common::{
     flow::State,
 };
 
-use crate::{atomic, external_port, flows, helpers, maps, packet::Packet};
+use crate::{atomic, external_port, flows, helpers, maps, packet::Packet, routed};
 
 /// What a walk is told, and what it counts.
 #[repr(C)]
@@ -152,16 +152,17 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
     if !matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) && !is_uplink(flow.uplink) {
         return true;
     }
-    // In a routed network both tuples have the container's address.
-    let is_routed = flow.outside.local == inside.local;
-    if is_routed && !flags::routes(policy, !inside.local.is_v4()) {
+    let is_v6 = !inside.local.is_v4();
+    // Where others know the container by its own address both tuples have that.
+    let by_own_address = flow.outside.local == inside.local;
+    if by_own_address && !flags::knows_members(policy, is_v6) {
         return true;
     }
-    if !is_routed && !maps::is_host_address(&flow.outside.local) {
+    if !by_own_address && !maps::is_host_address(&flow.outside.local) {
         return true;
     }
     if flow.kind == FlowKind::ROUTED {
-        return policy & flags::INTERNAL != 0;
+        return policy & flags::INTERNAL != 0 || !flags::routes(policy, is_v6);
     }
     if FlowKind::is_masqueraded(flow.kind) {
         return policy & (flags::MASQUERADE | flags::INTERNAL) != flags::MASQUERADE;
@@ -172,8 +173,11 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
     {
         return true;
     }
+    if by_own_address && routed::is_open(policy, inside.protocol, is_v6) {
+        return false;
+    }
     let (protocol, local, port) = (inside.protocol, &flow.outside.local, flow.outside.local_port);
-    let publication = if is_routed {
+    let publication = if by_own_address {
         maps::publication_of(protocol, local, port)
     } else {
         maps::publication(protocol, local, port)

@@ -144,6 +144,15 @@ pub fn may_open(parsed: &Parsed) -> Outcome<()> {
     Ok(())
 }
 
+/// As [`may_open`], for what a container sends: an answer to a query that nobody has made opens nothing.
+#[inline(always)]
+pub fn may_open_from_inside(parsed: &Parsed) -> Outcome<()> {
+    if parsed.is_remote_query() {
+        return Err(DropReason::UnsupportedProtocol);
+    }
+    may_open(parsed)
+}
+
 /// Sees to it that the container can tell this flow from all others: a client may use one port of its own for two
 /// published ports that lead to the same one. The later flow then gets another port, as with netfilter.
 #[inline(always)]

@@ -11,7 +11,7 @@ use crate::{
     helpers::{IPV6, PSEUDO_HEADER},
     maps,
     packet::Packet,
-    parse::{Parsed, Side},
+    parse::{Parsed, REMOTE_QUERY, Side},
     redirect, translate,
     verdict::{Outcome, Verdict},
 };
@@ -181,16 +181,19 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
     match protocol {
         protocol::ICMP | protocol::ICMPV6 => {
             let header = packet.read::<Icmp>(transport)?;
-            let kind = match (protocol == protocol::ICMPV6, local) {
-                (false, Side::Source) => icmp::ECHO_REQUEST,
-                (false, Side::Destination) => icmp::ECHO_REPLY,
-                (true, Side::Source) => icmpv6::ECHO_REQUEST,
-                (true, Side::Destination) => icmpv6::ECHO_REPLY,
+            let (request, reply) = if protocol == protocol::ICMPV6 {
+                (icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY)
+            } else {
+                (icmp::ECHO_REQUEST, icmp::ECHO_REPLY)
             };
-            if header.kind != kind {
-                return Ok(false);
-            }
+            let (of_local, of_remote) =
+                if local == Side::Source { (request, reply) } else { (reply, request) };
             quoted.tuple.local_port = header.identifier.get();
+            quoted.tuple.remote_port = match header.kind {
+                kind if kind == of_local => 0,
+                kind if kind == of_remote => REMOTE_QUERY,
+                _ => return Ok(false),
+            };
             quoted.checksum = transport as u16 + 2;
         }
         protocol::TCP | protocol::UDP | protocol::SCTP => {

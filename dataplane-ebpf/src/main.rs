@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `from_container` | tc ingress, host side of a container's veth: what the container sends |
 //! | `to_container` | tc egress of a network's bridge: what the host's stack sends to containers |
+//! | `from_bridge` | tc ingress of an isolated network's bridge: what its host must not hear |
 //! | `from_uplink` | tc ingress of an uplink: what the world sends |
 //! | `to_uplink` | tc egress of an uplink: safety net |
 //! | `from_waiting_room` | tc ingress of the waiting room: fragments that came too early |
@@ -57,6 +58,12 @@ pub fn to_container(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
     let size = packet.size();
     Verdict::from(hooks::to_container::run(&packet)).finish(size)
+}
+
+#[classifier]
+pub fn from_bridge(ctx: TcContext) -> i32 {
+    let size = Packet::new(&ctx).size();
+    Verdict::from(hooks::from_bridge::run()).finish(size)
 }
 
 #[classifier]

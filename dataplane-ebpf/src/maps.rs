@@ -72,6 +72,8 @@ pub struct Scratch {
     pub flow: Flow,
     /// The index entry being made.
     pub index: Index,
+    /// The way to a container's own address.
+    pub publication: Publication,
     /// The claim being tried.
     pub claim: Tuple,
     /// Whom the claim is for.

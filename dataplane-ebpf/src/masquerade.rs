@@ -53,7 +53,7 @@ pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
     if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
-    flows::may_open(parsed)?;
+    flows::may_open_from_inside(parsed)?;
     let uplink_index = route::route(*packet, parsed)?;
     let uplink = maps::device(uplink_index)
         .filter(|uplink| uplink.role == DeviceRole::UPLINK && has_address(uplink, parsed.is_v6));

@@ -16,6 +16,9 @@ pub const NETWORK: usize = Ethernet::LENGTH;
 /// IPv6 extension headers that are looked through. More than a sender has reason to use are an attack on those who
 /// parse them (RFC 7045 section 2.1, RFC 8883).
 const MOST_EXTENSIONS: u32 = 4;
+/// In place of an echo's remote port: the remote end asks. Where the local end asks it is 0, so that two queries of one
+/// identifier have nothing to do with one another. The identifier is the local port in both.
+pub const REMOTE_QUERY: u16 = 1;
 /// Bytes of a common SCTP header (RFC 9260 section 3.1).
 const SCTP_LENGTH: usize = 12;
 
@@ -95,11 +98,21 @@ impl Parsed {
         }
     }
 
+    /// Whether it is an echo request of the remote end, or the answer to one.
+    #[inline(always)]
+    pub fn is_remote_query(&self) -> bool {
+        is_icmp(self.tuple.protocol) && self.tuple.remote_port == REMOTE_QUERY
+    }
+
     /// Looks at the same packet from its other end.
     #[inline(always)]
     pub fn turn(&mut self) {
         core::mem::swap(&mut self.tuple.local, &mut self.tuple.remote);
-        core::mem::swap(&mut self.tuple.local_port, &mut self.tuple.remote_port);
+        if !is_icmp(self.tuple.protocol) {
+            core::mem::swap(&mut self.tuple.local_port, &mut self.tuple.remote_port);
+        } else if self.has_ports {
+            self.tuple.remote_port ^= REMOTE_QUERY;
+        }
         self.local ^= Side::Source as u8 ^ Side::Destination as u8;
     }
 
@@ -116,6 +129,12 @@ impl Parsed {
         self.has_ports = false;
         self.is_icmp_error = false;
     }
+}
+
+/// Whether it is the ICMP of some family.
+#[inline(always)]
+pub const fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, protocol::ICMP | protocol::ICMPV6)
 }
 
 /// Parses an IPv4 header behind an Ethernet header, and what follows.
@@ -256,16 +275,18 @@ fn transport(packet: &Packet, parsed: &mut Parsed, end: usize) -> Outcome<()> {
     match parsed.tuple.protocol {
         protocol::ICMP | protocol::ICMPV6 => {
             let icmp = packet.read::<Icmp>(at)?;
-            // A query goes out as a request and comes back as a reply.
+            // A query of the local end goes out as a request and comes back as a reply.
             let (request, reply, is_error) = if parsed.is_v6 {
                 (icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY, icmpv6::is_error(icmp.kind))
             } else {
                 (icmp::ECHO_REQUEST, icmp::ECHO_REPLY, icmp::is_error(icmp.kind))
             };
-            let expected = if parsed.local == Side::Source as u8 { request } else { reply };
+            let (of_local, of_remote) =
+                if parsed.local == Side::Source as u8 { (request, reply) } else { (reply, request) };
             parsed.is_icmp_error = is_error;
-            if icmp.kind == expected {
+            if icmp.kind == of_local || icmp.kind == of_remote {
                 parsed.tuple.local_port = icmp.identifier.get();
+                parsed.tuple.remote_port = if icmp.kind == of_local { 0 } else { REMOTE_QUERY };
                 parsed.has_ports = true;
             }
         }

@@ -10,6 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// Where programs are that only root needs.
+const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
 /// The workspace's root.
 pub fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -52,7 +55,7 @@ pub fn output(command: &mut Command) -> Option<String> {
 /// Where a program is; looks where system programs are, too, for `PATH` of a user often lacks them.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+    let system = SYSTEM_DIRECTORIES.map(PathBuf::from);
     env::split_paths(&path).chain(system).map(|directory| directory.join(name)).find(|file| file.is_file())
 }
 
@@ -70,9 +73,13 @@ pub fn privileged(program: impl AsRef<OsStr>) -> Result<Command> {
         bail!("{} needs root, and there is no sudo: run this as root", program.as_ref().to_string_lossy())
     };
     let mut command = Command::new(sudo);
-    // sudo replaces PATH by its secure_path even with --preserve-env.
+    // sudo replaces PATH by its secure_path even with --preserve-env. A user's PATH does not have what only root needs.
     let mut path = OsString::from("PATH=");
     path.push(env::var_os("PATH").unwrap_or_default());
+    for directory in SYSTEM_DIRECTORIES {
+        path.push(":");
+        path.push(directory);
+    }
     command.arg("--preserve-env").arg("env").arg(path).arg(program);
     Ok(command)
 }

@@ -32,10 +32,30 @@ pub mod flags {
     /// The same by their IPv6 addresses.
     pub const ROUTED_V6: u32 = 1 << 11;
 
+    /// Whoever has a route to the network reaches every port of its members by their own IPv4 addresses; what they say
+    /// first is masqueraded all the same.
+    pub const UNPROTECTED: u32 = 1 << 12;
+    /// The same by their IPv6 addresses.
+    pub const UNPROTECTED_V6: u32 = 1 << 13;
+    /// The host itself is none of the network's.
+    pub const ISOLATED: u32 = 1 << 14;
+
     /// Whether a family of the network is routed.
     #[inline(always)]
     pub const fn routes(flags: u32, is_v6: bool) -> bool {
         flags & if is_v6 { ROUTED_V6 } else { ROUTED } != 0
+    }
+
+    /// Whether a family of the network is unprotected.
+    #[inline(always)]
+    pub const fn is_unprotected(flags: u32, is_v6: bool) -> bool {
+        flags & if is_v6 { UNPROTECTED_V6 } else { UNPROTECTED } != 0
+    }
+
+    /// Whether others know members by their own addresses of a family.
+    #[inline(always)]
+    pub const fn knows_members(flags: u32, is_v6: bool) -> bool {
+        flags & if is_v6 { ROUTED_V6 | UNPROTECTED_V6 } else { ROUTED | UNPROTECTED } != 0
     }
 
     /// Whether the host forwards packets of a family.

@@ -75,6 +75,8 @@ pub mod program {
     pub const FROM_CONTAINER: &str = "from_container";
     /// tc egress of a network's bridge.
     pub const TO_CONTAINER: &str = "to_container";
+    /// tc ingress of an isolated network's bridge.
+    pub const FROM_BRIDGE: &str = "from_bridge";
     /// tc ingress of an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
     /// tc egress of an uplink.

@@ -1,7 +1,7 @@
 //! What a container sends.
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, FlowKind, Path, flags},
+    abi::{Address, Device, DropReason, FlowKind, Path, Subnet, flags},
     packet::{
         Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, NeighbourOption, icmpv6, protocol,
     },
@@ -10,7 +10,7 @@ use dataplane_common::{
 use crate::{
     bridge, flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
     packet::Packet,
-    parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
+    parse::{Fragment, Parsed, Side, is_icmp, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
     routed, turn_back,
@@ -282,14 +282,14 @@ fn is_vxlan(parsed: &Parsed, device: &Device) -> bool {
 #[inline(always)]
 fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
     if maps::is_host_address(&parsed.tuple.remote) {
-        return host(packet, parsed, device, true);
+        return host(packet, parsed, device, None);
     }
     if device.flags & flags::INTERNAL != 0 {
         return Err(DropReason::Internal);
     }
     if let Some(subnet) = maps::subnet(&parsed.tuple.remote) {
-        return if flags::routes(subnet.flags, parsed.is_v6) {
-            host(packet, parsed, device, false)
+        return if flags::knows_members(subnet.flags, parsed.is_v6) {
+            host(packet, parsed, device, Some(subnet))
         } else {
             Err(DropReason::Isolated)
         };
@@ -303,9 +303,11 @@ fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verd
     masquerade::open(*packet, parsed, device)
 }
 
-/// To an address of this host, or to one of another of its networks that is routed: a published port, or the host itself.
+/// To an address of this host, or to one in another of its networks whose members are known by their own: a published
+/// port, or the host itself.
 #[inline(always)]
-fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, is_own: bool) -> Outcome<Verdict> {
+fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, subnet: Option<&Subnet>) -> Outcome<Verdict> {
+    let is_own = subnet.is_none();
     let unserved = if is_own { Ok(Verdict::Pass(Path::Host)) } else { Err(DropReason::Isolated) };
     // From here on the container is a client: the host's end is the near one.
     parsed.turn();
@@ -315,7 +317,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, is_own: bool) -> 
             None => unserved,
         };
     }
-    if matches!(parsed.tuple.protocol, protocol::ICMP | protocol::ICMPV6) || !parsed.has_ports {
+    if !parsed.has_ports || is_own && is_icmp(parsed.tuple.protocol) {
         return unserved;
     }
     let from = portmap::From::Container(device);
@@ -325,10 +327,9 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, is_own: bool) -> 
         return Ok(verdict);
     }
     let tuple = &parsed.tuple;
-    let publication = if is_own {
-        maps::publication(tuple.protocol, &tuple.local, tuple.local_port)
-    } else {
-        routed::publication(parsed)
+    let publication = match subnet {
+        None => maps::publication(tuple.protocol, &tuple.local, tuple.local_port),
+        Some(subnet) => routed::publication(parsed, subnet),
     };
     match publication {
         // An internal network has the host, not what the host publishes.

@@ -1,14 +1,14 @@
 //! What the world sends.
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, Path, flags},
+    abi::{Address, Device, DropReason, Path},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
 
 use crate::{
     flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
     packet::Packet,
-    parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
+    parse::{Fragment, Parsed, Side, is_icmp, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
     route, routed,
@@ -97,16 +97,13 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
     let tuple = &parsed.tuple;
     if !maps::is_host_address(&tuple.local) {
         let Some(subnet) = maps::subnet(&tuple.local) else { return Ok(Verdict::Pass(Path::NotOurs)) };
-        if !flags::routes(subnet.flags, parsed.is_v6) {
-            return Err(DropReason::DirectRouting);
-        }
-        let publication = routed::publication(parsed).ok_or(DropReason::DirectRouting)?;
+        let publication = routed::publication(parsed, subnet).ok_or(DropReason::DirectRouting)?;
         if is_impossible(&tuple.remote, parsed.is_v6) {
             return Err(DropReason::SpoofedAddress);
         }
         return portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication);
     }
-    if matches!(tuple.protocol, protocol::ICMP | protocol::ICMPV6) || !parsed.has_ports {
+    if is_icmp(tuple.protocol) || !parsed.has_ports {
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {

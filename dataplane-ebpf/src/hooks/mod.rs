@@ -1,5 +1,6 @@
 //! One page for each hook. A hook decides the order of the questions; the jobs answer them.
 
+pub mod from_bridge;
 pub mod from_container;
 pub mod from_uplink;
 pub mod from_waiting_room;

@@ -17,6 +17,9 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     let device = maps::device(packet.device()).ok_or(DropReason::UnknownDevice)?;
     packet.read::<Ethernet>(0)?;
     let origin = packet.came_in_by();
+    if device.flags & flags::ISOLATED != 0 {
+        return Err(DropReason::Isolated);
+    }
     if origin == 0 {
         return Ok(Verdict::Pass(Path::Host));
     }

@@ -39,7 +39,7 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     // The gateway addresses of weft's networks lie in its subnets, too, and are as private.
     match maps::subnet(&source) {
         Some(subnet)
-            if !flags::routes(subnet.flags, ether_type == ETHERTYPE_IPV6)
+            if !flags::knows_members(subnet.flags, ether_type == ETHERTYPE_IPV6)
                 || maps::is_host_address(&source) =>
         {
             Err(DropReason::UntranslatedSource)

@@ -69,7 +69,9 @@ fn options(network: &NetworkView) -> String {
     words.extend((!network.masquerade).then(|| "no-masquerade".to_owned()));
     let filters = network.filtering != Filtering::default();
     words.extend(filters.then(|| format!("filtering={}", network.filtering)));
-    words.extend(network.routed.iter().map(|family| format!("routed-{family}")));
+    words.extend(
+        network.gateway_modes.by_family().map(|(family, mode)| format!("gateway-mode-{family}={mode}")),
+    );
     words.extend(network.vni.map(|vni| format!("vni={vni}")));
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }

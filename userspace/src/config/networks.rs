@@ -12,7 +12,7 @@ use super::{
     located::Located,
     schema, values,
 };
-use crate::model::{Driver, Family, Filtering, Network, PerFamily, Subnet};
+use crate::model::{Driver, Family, Filtering, GatewayMode, Network, PerFamily, Subnet};
 
 /// The kernel's `ETH_MIN_MTU`, which is RFC 791's least.
 const LEAST_MTU: u32 = 68;
@@ -61,8 +61,9 @@ impl NetworkDraft {
 
     /// Whether ports of its containers are ports of the host in some family: they are not in one that is routed.
     pub(super) fn has_host_ports(&self) -> bool {
-        let Network { enable_ipv4, enable_ipv6, routed, .. } = &self.network;
-        *enable_ipv4 && routed.v4.is_none() || *enable_ipv6 && routed.v6.is_none()
+        let routed = Some(GatewayMode::Routed);
+        let Network { enable_ipv4, enable_ipv6, gateway_modes, .. } = &self.network;
+        *enable_ipv4 && gateway_modes.v4 != routed || *enable_ipv6 && gateway_modes.v6 != routed
     }
 }
 
@@ -144,13 +145,16 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         .as_ref()
         .filter(|name| values::device_name(name, report))
         .map(|name| (name.value.clone(), name.at));
-    let routed = PerFamily {
-        v4: is_routed(options.gateway_mode_ipv4.as_ref(), enable_ipv4, driver, report),
-        v6: is_routed(options.gateway_mode_ipv6.as_ref(), enable_ipv6, driver, report),
+    let gateway_modes = PerFamily {
+        v4: gateway_mode(options.gateway_mode_ipv4.as_ref(), enable_ipv4, internal, driver, report),
+        v6: gateway_mode(options.gateway_mode_ipv6.as_ref(), enable_ipv6, internal, driver, report),
     };
+    if enable_ipv4 && enable_ipv6 {
+        isolated_altogether(&gateway_modes, options, report);
+    }
     let network = Network {
         driver,
-        routed,
+        gateway_modes,
         enable_ipv4,
         enable_ipv6,
         subnets: subnets.iter().map(|(subnet, _)| subnet.clone()).collect(),
@@ -165,7 +169,7 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
             .as_ref()
             .and_then(|binding| host_binding(binding, report))
             // It is the address of IPv4's host ports, and says nothing where there are none.
-            .filter(|_| enable_ipv4 && routed.v4.is_none()),
+            .filter(|_| enable_ipv4 && gateway_modes.v4 != Some(GatewayMode::Routed)),
     };
     NetworkDraft {
         reserved: network.subnets.iter().flat_map(|subnet| &subnet.reserved).copied().collect(),
@@ -196,27 +200,54 @@ fn filtering(text: &Located<String>, report: &mut Report) -> Option<Filtering> {
     }
 }
 
-/// Docker's gateway modes, of which weft knows two.
-fn is_routed(
+/// Docker's gateway modes. `None`: `nat`.
+fn gateway_mode(
     mode: Option<&Located<String>>,
     enabled: bool,
+    internal: bool,
     driver: Driver,
     report: &mut Report,
-) -> Option<()> {
+) -> Option<GatewayMode> {
     let mode = mode?;
-    match mode.value.as_str() {
+    let known = match mode.value.as_str() {
         "nat" => return None,
-        "routed" if !enabled => report.add(mode.at, "the network has no addresses of this family"),
-        "routed" if driver != Driver::Bridge => {
-            report.add(
-                mode.at,
-                "an overlay network is not routed: it reaches the world by each host's address",
-            );
+        "nat-unprotected" => GatewayMode::NatUnprotected,
+        "routed" => GatewayMode::Routed,
+        "isolated" => GatewayMode::Isolated,
+        other => {
+            let modes = "nat, nat-unprotected, routed or isolated";
+            report.add(mode.at, format!("{} is no gateway mode: {modes}", quote(other)));
+            return None;
         }
-        "routed" => return Some(()),
-        other => report.add(mode.at, format!("{}: the gateway mode is 'nat' or 'routed'", quote(other))),
+    };
+    if !enabled {
+        report.add(mode.at, "the network has no addresses of this family");
+        return None;
     }
+    let refusal = match known {
+        GatewayMode::Isolated if !internal => {
+            "only an internal network is isolated from its host: add 'internal: true'"
+        }
+        GatewayMode::NatUnprotected | GatewayMode::Routed if driver != Driver::Bridge => {
+            "nobody has a route to the members of an overlay network: it reaches the world by each host's address"
+        }
+        _ => return Some(known),
+    };
+    report.add(mode.at, refusal);
     None
+}
+
+/// A bridge hears its host or it does not.
+fn isolated_altogether(modes: &PerFamily<GatewayMode>, options: &schema::DriverOptions, report: &mut Report) {
+    let isolated = |mode: Option<GatewayMode>| mode == Some(GatewayMode::Isolated);
+    let (one, other) = match (isolated(modes.v4), isolated(modes.v6)) {
+        (true, false) => (&options.gateway_mode_ipv4, "gateway_mode_ipv6"),
+        (false, true) => (&options.gateway_mode_ipv6, "gateway_mode_ipv4"),
+        _ => return,
+    };
+    if let Some(one) = one {
+        report.add(one.at, format!("the network is isolated in both families or in none: {other} is not"));
+    }
 }
 
 /// 0.0.0.0 is Docker's default and means the same here: every address.

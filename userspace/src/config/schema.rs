@@ -66,7 +66,8 @@ pub(super) struct DriverOptions {
     /// Traffic to the world leaves with the host's address.
     #[serde(rename = "com.docker.network.bridge.enable_ip_masquerade")]
     pub masquerade: Option<Located<Flag>>,
-    /// `nat`, or `routed`: the world knows the containers by their own IPv4 addresses.
+    /// `nat`, `nat-unprotected` (whoever has a route also reaches the containers' own IPv4 addresses), `routed` (the world
+    /// knows the containers by those only), or `isolated` (an internal network without its host).
     #[serde(rename = "com.docker.network.bridge.gateway_mode_ipv4")]
     pub gateway_mode_ipv4: Option<Located<String>>,
     /// The same for IPv6.

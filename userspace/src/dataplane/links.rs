@@ -29,8 +29,10 @@ use super::{
 pub enum TcProgram {
     /// Ingress of the host side of a container's veth.
     FromContainer,
-    /// Egress of the same.
+    /// Egress of a network's bridge.
     ToContainer,
+    /// Ingress of an isolated network's bridge.
+    FromBridge,
     /// Ingress of an uplink.
     FromUplink,
     /// Egress of an uplink.
@@ -41,14 +43,21 @@ pub enum TcProgram {
 
 impl TcProgram {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::FromContainer, Self::ToContainer, Self::FromUplink, Self::ToUplink, Self::FromWaitingRoom];
+    pub const ALL: [Self; 6] = [
+        Self::FromContainer,
+        Self::ToContainer,
+        Self::FromBridge,
+        Self::FromUplink,
+        Self::ToUplink,
+        Self::FromWaitingRoom,
+    ];
 
     /// Its name in the object.
     pub const fn name(self) -> &'static str {
         match self {
             Self::FromContainer => program::FROM_CONTAINER,
             Self::ToContainer => program::TO_CONTAINER,
+            Self::FromBridge => program::FROM_BRIDGE,
             Self::FromUplink => program::FROM_UPLINK,
             Self::ToUplink => program::TO_UPLINK,
             Self::FromWaitingRoom => program::FROM_WAITING_ROOM,
@@ -57,7 +66,7 @@ impl TcProgram {
 
     fn attach_type(self) -> bpf_attach_type {
         match self {
-            Self::FromContainer | Self::FromUplink | Self::FromWaitingRoom => {
+            Self::FromContainer | Self::FromBridge | Self::FromUplink | Self::FromWaitingRoom => {
                 bpf_attach_type::BPF_TCX_INGRESS
             }
             Self::ToContainer | Self::ToUplink => bpf_attach_type::BPF_TCX_EGRESS,

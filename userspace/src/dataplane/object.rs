@@ -120,6 +120,7 @@ fn load_object(maps: &Path, max_entries: &BTreeMap<&'static str, u32>) -> Result
     names.extend([
         program::FROM_CONTAINER,
         program::TO_CONTAINER,
+        program::FROM_BRIDGE,
         program::FROM_UPLINK,
         program::TO_UPLINK,
         program::FROM_WAITING_ROOM,

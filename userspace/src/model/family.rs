@@ -37,6 +37,16 @@ impl Family {
     }
 }
 
+/// As in the names of Docker's options.
+impl fmt::Display for Family {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        })
+    }
+}
+
 /// An address as it is written before a port (RFC 3986 section 3.2.2).
 #[derive(Debug, Clone, Copy)]
 pub struct BeforePort(pub IpAddr);
@@ -93,6 +103,11 @@ impl<T> PerFamily<T> {
     /// What there is, IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.v4.iter().chain(&self.v6)
+    }
+
+    /// What there is, each with its family.
+    pub fn by_family(&self) -> impl Iterator<Item = (Family, &T)> {
+        Family::BOTH.into_iter().filter_map(|family| Some((family, self.of(family)?)))
     }
 
     /// Made of what there is.

@@ -5,7 +5,7 @@ mod state;
 
 pub use family::{BeforePort, Family, PerFamily};
 pub use state::{
-    Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, HostPorts, HostSettings,
-    MacAddress, Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Timeouts,
-    VXLAN_PORT,
+    Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, GatewayMode, HostPorts,
+    HostSettings, MacAddress, Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet,
+    Timeouts, VXLAN_PORT,
 };

@@ -44,9 +44,8 @@ pub struct Network {
     pub masquerade: bool,
     /// Whom masqueraded containers hear uninvited (`weft.filtering`).
     pub filtering: Filtering,
-    /// Families that are routed: the world knows the members by their own addresses
-    /// (`com.docker.network.bridge.gateway_mode_ipv4` and `_ipv6`).
-    pub routed: PerFamily<()>,
+    /// Where it is not `nat` (`com.docker.network.bridge.gateway_mode_ipv4` and `_ipv6`).
+    pub gateway_modes: PerFamily<GatewayMode>,
     /// MTU in bytes of the containers' interfaces; `None`: the uplink's, less 50 or 70 bytes for an overlay.
     pub mtu: Option<u32>,
     /// Name of the bridge device (`com.docker.network.bridge.name`); `None`: derived from the network's name.
@@ -67,6 +66,28 @@ impl Network {
     /// The subnet that the user gave it.
     pub fn subnet(&self, family: Family) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| Family::of(subnet.range.ip()) == family)
+    }
+}
+
+/// Docker's gateway modes but `nat`, where the world knows the members by the host's addresses and published ports alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// As `nat`, and whoever has a route reaches every port of the members by their own addresses.
+    NatUnprotected,
+    /// The world knows the members by their own addresses, and reaches their published ports by them.
+    Routed,
+    /// Of an internal network: the host has no address in it, and nothing to do with it.
+    Isolated,
+}
+
+impl fmt::Display for GatewayMode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::NatUnprotected => "nat-unprotected",
+            Self::Routed => "routed",
+            Self::Isolated => "isolated",
+        })
     }
 }
 

@@ -111,6 +111,11 @@ pub fn ensure_ipv6_of_bridge(device: &str) -> Result<()> {
     ensure_ipv6(device, &[("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("autoconf", "0")])
 }
 
+/// The host has no part in the IPv6 of a device.
+pub fn ensure_no_ipv6(device: &str) -> Result<()> {
+    ensure_ipv6(device, &[("disable_ipv6", "1")])
+}
+
 fn ensure_ipv6(device: &str, settings: &[(&str, &str)]) -> Result<()> {
     for (setting, wanted) in settings {
         let name = of_device(device, setting);

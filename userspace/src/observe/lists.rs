@@ -30,10 +30,7 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
             inter_container: network.inter_container,
             masquerade: network.masquerade,
             filtering: network.filtering,
-            routed: [(network.routed.v4, "ipv4"), (network.routed.v6, "ipv6")]
-                .into_iter()
-                .filter_map(|(routed, family)| routed.map(|()| family.to_owned()))
-                .collect(),
+            gateway_modes: network.gateway_modes,
             vni: network.vni(),
             vxlan: network.vxlan.clone(),
             endpoints: members(applied, name),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Filtering, MacAddress, PortRange, Protocol},
+    model::{Filtering, GatewayMode, MacAddress, PerFamily, PortRange, Protocol},
     providers::file::FileError,
     reconcile::problem::Problem,
 };
@@ -165,8 +165,8 @@ pub struct NetworkView {
     pub masquerade: bool,
     /// Whom masqueraded members hear uninvited.
     pub filtering: Filtering,
-    /// Families in which the world knows the containers by their own addresses.
-    pub routed: Vec<String>,
+    /// The gateway mode of each family where it is not `nat`.
+    pub gateway_modes: PerFamily<GatewayMode>,
     /// VXLAN network identifier.
     pub vni: Option<u32>,
     /// Vxlan device.

@@ -78,11 +78,12 @@ fn describe(state: &ResolvedState, other: &ResolvedState) -> BTreeMap<String, St
             (network.internal, "internal"),
             (!network.inter_container, "isolated-members"),
             (!network.masquerade, "no-masquerade"),
-            (network.routed.v4.is_some(), "routed-ipv4"),
-            (network.routed.v6.is_some(), "routed-ipv6"),
         ] {
             words.extend(set.then(|| word.to_owned()));
         }
+        words.extend(
+            network.gateway_modes.by_family().map(|(family, mode)| format!("gateway-mode-{family}={mode}")),
+        );
         let filters = network.filtering != Filtering::default();
         words.extend(filters.then(|| format!("filtering={}", network.filtering)));
         words.push(format!("on {}", network.bridge));
@@ -130,7 +131,7 @@ mod tests {
             inter_container: true,
             masquerade: true,
             filtering: Default::default(),
-            routed: Default::default(),
+            gateway_modes: Default::default(),
             mtu: None,
             bridge: "br-front".into(),
             vxlan: None,

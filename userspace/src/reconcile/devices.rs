@@ -95,7 +95,9 @@ async fn ensure_one(
             ensured.ifindex
         }
     };
-    if network.subnets.v6.is_some() {
+    if network.is_isolated() {
+        sysctl::ensure_no_ipv6(&spec.name)?;
+    } else if network.subnets.v6.is_some() {
         sysctl::ensure_ipv6_of_bridge(&spec.name)?;
     }
     changed |= ensure_gateway(network, bridge, netlink, kernel).await?;
@@ -103,7 +105,7 @@ async fn ensure_one(
     // which the sender takes for a neighbour's, and neither ARP nor neighbour discovery passes between members that may
     // not talk to one another. So the bridge answers, and what is no answer is dropped with a reason.
     sysctl::ensure_private_vlan(&spec.name, !network.inter_container)?;
-    if network.subnets.v6.is_some() {
+    if network.subnets.v6.is_some() && !network.is_isolated() {
         sysctl::ensure_proxy_ndp(&spec.name, !network.inter_container)?;
     }
     let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
@@ -137,8 +139,10 @@ async fn ensure_gateway(
     netlink: &Netlink,
     kernel: &Kernel,
 ) -> netdev::Result<bool> {
-    let wanted: Vec<IpNetwork> =
-        network.subnets.iter().filter_map(ResolvedSubnet::gateway_in_range).collect();
+    let wanted: Vec<IpNetwork> = match network.is_isolated() {
+        true => Vec::new(),
+        false => network.subnets.iter().filter_map(ResolvedSubnet::gateway_in_range).collect(),
+    };
     let present: Vec<IpNetwork> = kernel
         .addresses
         .iter()

@@ -28,7 +28,13 @@ pub fn ensure_bridges(
 ) {
     for network in state.networks.values() {
         let Some(bridge) = kernel.link(&network.bridge) else { continue };
-        if let Err(error) = dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::ToContainer) {
+        let isolates = if network.is_isolated() {
+            dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::FromBridge).map(|_| ())
+        } else {
+            dataplane.detach_program(bridge.ifindex, TcProgram::FromBridge).map(|_| ())
+        };
+        let guards = dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::ToContainer);
+        for error in [isolates.err(), guards.err()].into_iter().flatten() {
             problems.push(Problem::new(format!("bridge {}", network.bridge), error));
         }
     }

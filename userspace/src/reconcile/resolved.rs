@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::problem::Problem;
 use crate::{
     model::{
-        BeforePort, Driver, Family, Filtering, HostSettings, MacAddress, PerFamily, PortRange, Protocol,
+        BeforePort, Driver, Family, Filtering, GatewayMode, HostSettings, MacAddress, PerFamily, PortRange,
+        Protocol,
     },
     netdev::{NamespaceIdentity, NamespaceRef},
 };
@@ -69,7 +70,7 @@ pub struct ResolvedNetwork {
     /// Whom masqueraded members hear uninvited.
     pub filtering: Filtering,
     /// Families in which the world knows the members by their own addresses.
-    pub routed: PerFamily<()>,
+    pub gateway_modes: PerFamily<GatewayMode>,
     /// MTU, where the user gave one.
     pub mtu: Option<u32>,
     /// Name of the bridge device.
@@ -98,6 +99,11 @@ impl ResolvedNetwork {
     /// Whether one of its ranges has this address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.subnets.of(Family::of(address)).is_some_and(|subnet| subnet.range.contains(address))
+    }
+
+    /// Whether its host has nothing to do with it.
+    pub fn is_isolated(&self) -> bool {
+        self.gateway_modes.iter().any(|mode| *mode == GatewayMode::Isolated)
     }
 
     /// The VXLAN network identifier of an overlay network.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{Filtering, PerFamily, PortRange, Protocol, VXLAN_PORT},
+    model::{Filtering, GatewayMode, PerFamily, PortRange, Protocol, VXLAN_PORT},
     netdev::PortRanges,
 };
 
@@ -89,8 +89,11 @@ fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
         (network.internal, flags::INTERNAL),
         (network.inter_container, flags::INTER_CONTAINER),
         (network.masquerade, flags::MASQUERADE),
-        (network.routed.v4.is_some(), flags::ROUTED),
-        (network.routed.v6.is_some(), flags::ROUTED_V6),
+        (network.gateway_modes.v4 == Some(GatewayMode::Routed), flags::ROUTED),
+        (network.gateway_modes.v6 == Some(GatewayMode::Routed), flags::ROUTED_V6),
+        (network.gateway_modes.v4 == Some(GatewayMode::NatUnprotected), flags::UNPROTECTED),
+        (network.gateway_modes.v6 == Some(GatewayMode::NatUnprotected), flags::UNPROTECTED_V6),
+        (network.is_isolated(), flags::ISOLATED),
         (network.vxlan.is_some(), flags::OVERLAY),
         (network.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),
         (network.filtering == Filtering::EndpointIndependent, flags::FILTER_ENDPOINT_INDEPENDENT),

@@ -93,7 +93,7 @@ fn resolve_one(
         inter_container: network.inter_container,
         masquerade: network.masquerade,
         filtering: network.filtering,
-        routed: network.routed,
+        gateway_modes: network.gateway_modes,
         mtu: network.mtu,
         bridge: network.bridge_name.clone().unwrap_or_else(|| names::bridge(name)),
         vxlan: matches!(network.driver, Driver::Overlay { .. }).then(|| names::vxlan(name)),

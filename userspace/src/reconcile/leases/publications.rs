@@ -8,7 +8,8 @@ use std::{
 use super::{LeaseFacts, Leases, ports::Claims};
 use crate::{
     model::{
-        BeforePort, ContainerNamespace, DesiredState, Family, HostPorts, PortRange, Protocol, Publication,
+        BeforePort, ContainerNamespace, DesiredState, Family, GatewayMode, HostPorts, PortRange, Protocol,
+        Publication,
     },
     reconcile::{
         names,
@@ -92,10 +93,11 @@ pub(super) fn resolve_one(
         )?;
     let host_binding = desired.networks.get(&endpoint.network).and_then(|network| network.host_binding);
     let host_address = publication.host_address.or(host_binding);
-    let routed = desired.networks.get(&endpoint.network).map(|network| network.routed).unwrap_or_default();
+    let modes = desired.networks.get(&endpoint.network).map(|network| network.gateway_modes);
+    let is_routed = |family| modes.is_some_and(|modes| modes.of(family) == Some(&GatewayMode::Routed));
     let (routed, targets): (Vec<_>, Vec<_>) = targets(host_address, resolved)?
         .into_iter()
-        .partition(|(_, address)| routed.of(Family::of(*address)).is_some());
+        .partition(|(_, address)| is_routed(Family::of(*address)));
     let protocol = publication.protocol;
     let entry = |host_address, address, host_ports| ResolvedPublication {
         container: container.to_owned(),

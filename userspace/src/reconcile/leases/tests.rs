@@ -32,7 +32,7 @@ fn network(subnet: Option<&str>) -> Network {
         inter_container: true,
         masquerade: true,
         filtering: Default::default(),
-        routed: Default::default(),
+        gateway_modes: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,

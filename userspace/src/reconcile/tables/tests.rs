@@ -34,7 +34,7 @@ fn state() -> Result<ResolvedState, Box<dyn std::error::Error>> {
         inter_container: true,
         masquerade: true,
         filtering: Default::default(),
-        routed: Default::default(),
+        gateway_modes: Default::default(),
         mtu: None,
         bridge: "br-mesh".into(),
         vxlan: Some("vx-mesh".into()),

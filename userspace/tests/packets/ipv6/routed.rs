@@ -1,4 +1,4 @@
-//! Routed networks: the world knows containers by their own addresses; nothing is translated.
+//! Routed and unprotected networks: others know containers by their own addresses; nothing is translated.
 
 use std::time::Duration;
 
@@ -17,10 +17,13 @@ use crate::{
     topology,
 };
 
-/// Makes A's network routed, in both families.
-fn route(host: &mut Host, on: bool) -> Result {
-    let both = flags::ROUTED | flags::ROUTED_V6;
-    let (clear, set) = if on { (0, both) } else { (both, 0) };
+const NAT: u32 = 0;
+const ROUTED: u32 = flags::ROUTED | flags::ROUTED_V6;
+const UNPROTECTED: u32 = flags::UNPROTECTED | flags::UNPROTECTED_V6;
+
+/// Gives A's network a gateway mode, in both families.
+fn mode(host: &mut Host, set: u32) -> Result {
+    let clear = ROUTED | UNPROTECTED | flags::INTERNAL;
     for member in [&A, &B] {
         let container = member.container;
         host.change_flags(container.device, clear, set)?;
@@ -61,7 +64,7 @@ fn publish(host: &mut Host, protocol: u8, member: &Member, port: u16) -> Result 
 #[test]
 fn out_with_its_own_address_and_only_answers_back() -> Result {
     with_host(|host| {
-        route(host, true)?;
+        mode(host, ROUTED)?;
         let (a, remote) = ((A.address, 40_000), (REMOTE, 443));
         for (out, back) in [
             (Frame::syn(a, remote), Frame::syn_ack(remote, a)),
@@ -110,7 +113,7 @@ fn out_with_its_own_address_and_only_answers_back() -> Result {
 #[test]
 fn published_ports_are_the_containers_own() -> Result {
     with_host(|host| {
-        route(host, true)?;
+        mode(host, ROUTED)?;
         for (protocol, frame) in [(TCP, Frame::syn as fn(_, _) -> Frame), (UDP, Frame::udp)] {
             publish(host, protocol, &A, 80)?;
             let (client, server) = ((REMOTE, 40_000), (A.address, 80));
@@ -131,8 +134,6 @@ fn published_ports_are_the_containers_own() -> Result {
             became(sends(host, &A, &answer)?, Path::HairpinOut, &answer.clone().routed_to(&C).hop());
             sends(host, &C, &frame(client, (A.address, 81)).sent_by(&C))?.dropped(DropReason::Isolated);
         }
-        sends(host, &C, &Frame::echo_request(C.address, A.address, 1).sent_by(&C))?
-            .dropped(DropReason::Isolated);
         // The port of the host is its own.
         arrives(host, &Frame::syn((REMOTE, 1), (super::topology::HOST, 80)).by_router())?
             .passed(Path::NotOurs);
@@ -144,7 +145,7 @@ fn published_ports_are_the_containers_own() -> Result {
 #[test]
 fn flows_end_with_what_allows_them() -> Result {
     with_host(|host| {
-        route(host, true)?;
+        mode(host, ROUTED)?;
         publish(host, UDP, &A, 80)?;
         let out = Frame::udp((A.address, 40_000), (REMOTE, 443)).sent_by(&A);
         let request = Frame::udp((REMOTE, 1), (A.address, 80)).by_router();
@@ -153,9 +154,9 @@ fn flows_end_with_what_allows_them() -> Result {
             arrives(host, &request)?.took(Path::PortmapIn);
             assert_eq!(host.expire()?, 0);
             if damage == 0 {
-                route(host, false)?;
+                mode(host, NAT)?;
                 assert_eq!(host.expire()?, 2);
-                route(host, true)?;
+                mode(host, ROUTED)?;
             } else {
                 let entry = PublicationKey::new(UDP, &key(A.address), 80);
                 let entry = aya::maps::lpm_trie::Key::new(PublicationKey::BITS, entry);
@@ -166,6 +167,98 @@ fn flows_end_with_what_allows_them() -> Result {
             }
             assert!(host.is_empty()?);
         }
+        Ok(())
+    })
+}
+
+/// Who may know them by their addresses may ask whether they are there.
+#[test]
+fn echo_requests_of_others() -> Result {
+    with_host(|host| {
+        let request = |id| Frame::echo_request(REMOTE, A.address, id).by_router();
+        arrives(host, &request(7))?.dropped(DropReason::DirectRouting);
+        for (both, ids) in [(ROUTED, [0, 1, 7]), (UNPROTECTED, [2, 3, 8])] {
+            mode(host, both)?;
+            for id in ids {
+                let reply = Frame::echo_reply(A.address, REMOTE, id).sent_by(&A);
+                sends(host, &A, &reply)?.dropped(DropReason::UnsupportedProtocol);
+                arrives(host, &Frame::echo_reply(REMOTE, A.address, id).by_router())?
+                    .dropped(DropReason::DirectRouting);
+                for _ in 0..2 {
+                    became(arrives(host, &request(id))?, Path::PortmapIn, &request(id).routed_to(&A).hop());
+                    became(sends(host, &A, &reply)?, Path::PortmapOut, &reply.clone().hop());
+                }
+                // A query of its own with the same identifier is another.
+                let own = Frame::echo_request(A.address, REMOTE, id).sent_by(&A);
+                let out = sends(host, &A, &own)?;
+                if both == ROUTED {
+                    became(out, Path::RoutedOut, &own.clone().hop());
+                    let back = Frame::echo_reply(REMOTE, A.address, id).by_router();
+                    became(arrives(host, &back)?, Path::RoutedIn, &back.clone().routed_to(&A).hop());
+                } else {
+                    out.took(Path::MasqueradeOut);
+                }
+                became(sends(host, &A, &reply)?, Path::PortmapOut, &reply.clone().hop());
+                let error = Frame::icmp(Icmpv6Type::PacketTooBig { mtu: 1280 }, REMOTE_2, A.address)
+                    .payload(&reply.bytes()[14..])
+                    .by_router();
+                became(arrives(host, &error)?, Path::IcmpError, &error.clone().routed_to(&A).hop());
+
+                // From another network of this host.
+                let request = Frame::echo_request(C.address, A.address, id).sent_by(&C);
+                became(sends(host, &C, &request)?, Path::HairpinIn, &request.clone().routed_to(&A).hop());
+                let reply = Frame::echo_reply(A.address, C.address, id).sent_by(&A);
+                became(sends(host, &A, &reply)?, Path::HairpinOut, &reply.clone().routed_to(&C).hop());
+                let unasked = Frame::echo_reply(C.address, A.address, id).sent_by(&C);
+                sends(host, &C, &unasked)?.dropped(DropReason::Isolated);
+            }
+            // An internal network has no outside.
+            mode(host, both | flags::INTERNAL)?;
+            arrives(host, &request(9))?.dropped(DropReason::DirectRouting);
+            sends(host, &C, &Frame::echo_request(C.address, A.address, 9).sent_by(&C))?
+                .dropped(DropReason::Isolated);
+        }
+        Ok(())
+    })
+}
+
+/// Whoever has a route reaches every port; what the containers say first is masqueraded.
+#[test]
+fn unprotected_networks_are_open() -> Result {
+    with_host(|host| {
+        mode(host, UNPROTECTED)?;
+        for frame in [Frame::syn as fn(_, _) -> Frame, Frame::udp] {
+            for port in [1, 81, 65_535] {
+                let (client, server) = ((REMOTE, 40_000), (A.address, port));
+                let request = frame(client, server).by_router();
+                became(arrives(host, &request)?, Path::PortmapIn, &request.clone().routed_to(&A).hop());
+                let answer = frame(server, client).sent_by(&A);
+                became(sends(host, &A, &answer)?, Path::PortmapOut, &answer.clone().hop());
+                host.leave(&answer.bytes())?.ignored();
+                sends(host, &A, &frame(server, (REMOTE_2, 40_000)).sent_by(&A))?.took(Path::MasqueradeOut);
+
+                let client = (C.address, 40_000);
+                let request = frame(client, server).sent_by(&C);
+                became(sends(host, &C, &request)?, Path::HairpinIn, &request.clone().routed_to(&A).hop());
+                let answer = frame(server, client).sent_by(&A);
+                became(sends(host, &A, &answer)?, Path::HairpinOut, &answer.clone().routed_to(&C).hop());
+            }
+            // A source that nobody outside has, and a member that is not there.
+            arrives(host, &frame((C.address, 1), (A.address, 81)).by_router())?
+                .dropped(DropReason::SpoofedAddress);
+            let nobody = "fd00:1::ffff".parse()?;
+            arrives(host, &frame((REMOTE, 1), (nobody, 81)).by_router())?.dropped(DropReason::NoEndpoint);
+        }
+        // By IPv4 the same.
+        let request = frames::Frame::udp((topology::REMOTE, 443), (A.container.address, 81)).by_router();
+        let expected = request.clone().routed_to(A.container).hop();
+        host.world_sends(&request)?.redirected(Path::PortmapIn, &expected);
+        // It ends with the mode.
+        host.expire()?;
+        host.world_sends(&request)?.redirected(Path::PortmapIn, &expected);
+        mode(host, NAT)?;
+        host.expire()?;
+        host.world_sends(&request)?.dropped(DropReason::DirectRouting);
         Ok(())
     })
 }
