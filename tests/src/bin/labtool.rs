@@ -7,7 +7,7 @@ use nix::{
     unistd::Pid,
 };
 use serde::Serialize;
-use tests::traffic::{echo, http, latency, request, tcp_bulk, udp_bulk, whoami};
+use tests::traffic::{echo, http, latency, request, survey, tcp_bulk, udp_bulk, whoami};
 
 /// Makes traffic and checks what arrives. Results are one line of JSON.
 #[derive(Parser)]
@@ -45,6 +45,8 @@ enum Command {
     WhoamiServe(whoami::ServeOptions),
     /// Ask for the address one is seen with
     Whoami(whoami::Options),
+    /// Ask many such servers at once
+    Survey(survey::Options),
 }
 
 fn main() -> Result<()> {
@@ -68,6 +70,7 @@ fn main() -> Result<()> {
         Command::HttpServe(options) => http::serve(&options),
         Command::WhoamiServe(options) => whoami::serve(&options),
         Command::Whoami(options) => print(&whoami::ask(&options)?),
+        Command::Survey(options) => print(&survey::run(&options)?),
     }
 }
 

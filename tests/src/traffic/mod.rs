@@ -8,6 +8,7 @@ pub mod http;
 pub mod latency;
 pub mod payload;
 pub mod request;
+pub mod survey;
 pub mod tcp_bulk;
 pub mod udp_bulk;
 pub mod whoami;
