@@ -238,11 +238,6 @@ impl Dataplane {
         Ok(detached)
     }
 
-    /// Takes one program off a device; `false` if it was not there.
-    pub fn detach_program(&self, ifindex: u32, program: TcProgram) -> Result<bool> {
-        self.links.detach(ifindex, program)
-    }
-
     /// The settings as the programs see them.
     pub fn settings(&self) -> Result<Option<Settings>> {
         Ok(self.tables.settings.dump()?.remove(&0))

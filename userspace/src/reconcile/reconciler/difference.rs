@@ -210,8 +210,8 @@ impl Reconciler {
         )
     }
 
-    /// Removes the devices of interfaces that are no longer declared or have no namespace, after what leads to them. Answers the indices of
-    /// the veths that the touched containers had.
+    /// Removes the devices of interfaces that are no longer declared or have no namespace, after what leads to them.
+    /// Answers the indices of the veths that the touched containers had.
     async fn remove_gone(
         &mut self,
         patched: &Patched,
