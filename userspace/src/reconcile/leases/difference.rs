@@ -295,6 +295,7 @@ pub fn patch(
     }
     remove_publications(touched, state);
     patched.endpoints = found.endpoints.keys().cloned().collect();
+    found.publications.sort_by(|a, b| publications::order(a).cmp(&publications::order(b)));
     patched.publications = found.publications.clone();
     state.endpoints.extend(found.endpoints);
     insert(found.publications, state);
