@@ -137,12 +137,13 @@ impl Containers {
         &mut self,
         state: &ResolvedState,
         uplinks: &[UplinkFact],
+        vtep: Option<IpAddr>,
         host: Host<'_>,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
         self.verified.retain(|id, _| state.endpoints.contains_key(id));
         self.failed.clear();
-        self.ensure_some(state.endpoints.keys(), state, uplinks, host, problems).await
+        self.ensure_some(state.endpoints.keys(), state, uplinks, vtep, host, problems).await
     }
 
     /// Forgets an interface that is no longer declared.
@@ -157,6 +158,7 @@ impl Containers {
         ids: impl Iterator<Item = &EndpointId>,
         state: &ResolvedState,
         uplinks: &[UplinkFact],
+        vtep: Option<IpAddr>,
         host: Host<'_>,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
@@ -171,7 +173,7 @@ impl Containers {
                 self.failed.insert(id.clone());
                 continue;
             };
-            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, state, uplinks)) else {
+            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, uplinks, vtep)) else {
                 self.failed.insert(id.clone());
                 continue;
             };

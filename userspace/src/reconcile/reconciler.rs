@@ -332,7 +332,7 @@ impl Reconciler {
             programs::ensure_host_sockets(&self.dataplane, &mut problems);
         }
         let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
-        let pending = self.containers.ensure(&state, &uplinks, host, &mut problems).await;
+        let pending = self.containers.ensure(&state, &uplinks, vtep, host, &mut problems).await;
         tracing::debug!(interfaces = pending.len(), "made or put right");
         if pending.len() > READ_SINGLY {
             kernel.read_devices(&self.netlink).await?;

@@ -137,7 +137,8 @@ impl Reconciler {
         let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
         let Applied { state, facts, .. } = &self.applied;
         let ids = patched.endpoints.iter();
-        let pending = self.containers.ensure_some(ids, state, &facts.uplinks, host, &mut problems).await;
+        let (uplinks, vtep) = (&facts.uplinks, facts.vtep);
+        let pending = self.containers.ensure_some(ids, state, uplinks, vtep, host, &mut problems).await;
         for made in &pending {
             kernel.read_device(&self.netlink, &made.device).await?;
         }
