@@ -2,9 +2,12 @@
 
 use ipnetwork::IpNetwork;
 
-use super::{LeaseFacts, Leases, NetworkLease, addresses::default_gateway, subnets};
+use super::{LeaseFacts, Leases, NetworkLease, subnets};
 use crate::{
-    model::{DesiredState, Driver, Family, Network, PerFamily},
+    model::{
+        DesiredState, Driver, Family, Network, PerFamily,
+        range::{default_gateway, overlap},
+    },
     reconcile::{
         names,
         problem::Problem,
@@ -44,11 +47,6 @@ pub(super) fn resolve(
 /// Whether the network has this family and leaves the choice of the subnet to weft.
 fn leases_subnet(network: &Network, family: Family) -> bool {
     network.has(family) && network.subnet(family).is_none()
-}
-
-/// Whether two ranges have a common address.
-fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
-    one.contains(other.network()) || other.contains(one.network())
 }
 
 /// Forgets leased subnets that no network uses, for it is gone or names a subnet itself now, where a declared network
