@@ -181,7 +181,7 @@ pub fn patch(
     for name in touched {
         patched
             .endpoints_before
-            .extend(of_container(state, name).map(|(id, endpoint)| (id.clone(), endpoint.clone())));
+            .extend(state.of_container(name).map(|(id, endpoint)| (id.clone(), endpoint.clone())));
         let published = state.publications.get(publications_of(state, name)).unwrap_or_default();
         patched.publications_before.extend(published.iter().cloned());
         if let Some(container) = before.containers.get(name) {
@@ -321,15 +321,6 @@ fn insert(publications: Vec<ResolvedPublication>, state: &mut ResolvedState) {
             .partition_point(|other| publications::order(other) < publications::order(&publication));
         state.publications.insert(at, publication);
     }
-}
-
-/// The interfaces of one container.
-pub fn of_container<'a>(
-    state: &'a ResolvedState,
-    name: &'a str,
-) -> impl Iterator<Item = (&'a EndpointId, &'a ResolvedEndpoint)> {
-    let first = EndpointId { container: name.to_owned(), network: String::new() };
-    state.endpoints.range(first..).take_while(move |(id, _)| id.container == name)
 }
 
 /// Where the publications of one container are, which are ordered by it.

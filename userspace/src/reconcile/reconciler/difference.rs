@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::{Applied, Error, READ_SINGLY, Reconciler, reading::device_fact};
+use super::{Applied, Error, Reconciler, reading::device_fact};
 use crate::{
     model::{ContainerNamespace, DesiredState},
     reconcile::{
         containers::Host,
-        kernel::Kernel,
+        kernel::{Kernel, READ_SINGLY},
         leases::{
             Leases,
             difference::{self, Index, Patched},
@@ -187,7 +187,7 @@ impl Reconciler {
         }
         for name in touched {
             memory.namespaces.remove(name);
-            for (_, endpoint) in difference::of_container(&self.applied.state, name) {
+            for (_, endpoint) in self.applied.state.of_container(name) {
                 let Some(namespace) = &endpoint.namespace else { continue };
                 // As in a whole round: without its veth the inode may be that of a new namespace.
                 if kernel.link(&endpoint.device).is_none() {
