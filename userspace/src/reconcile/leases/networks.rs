@@ -118,15 +118,7 @@ fn number(name: &str, leases: &mut Leases) -> u32 {
     }
     let number = leases.next_network;
     leases.next_network += 1;
-    let lease = NetworkLease {
-        number,
-        subnet: None,
-        subnet_v6: None,
-        last_address: None,
-        last_address_v6: None,
-        gone_since: None,
-    };
-    leases.networks.insert(name.to_owned(), lease);
+    leases.networks.insert(name.to_owned(), NetworkLease::new(number));
     number
 }
 
