@@ -21,7 +21,7 @@ const PROPERTY_CASES: &str = "32";
 
 /// Runs the tests. Adds Miri to a nightly toolchain that is there.
 pub fn run(options: &Options) -> Result<()> {
-    if !is_there() {
+    if !have_miri() {
         let advice = "Miri is missing: `rustup toolchain install nightly --component miri,rust-src`";
         ensure!(options.skip_if_missing, "{advice}");
         eprintln!("miri: skipped. {advice}");
@@ -40,7 +40,7 @@ pub fn run(options: &Options) -> Result<()> {
     run_command(command.current_dir(root()))
 }
 
-fn is_there() -> bool {
+fn have_miri() -> bool {
     if find_program("rustup").is_none() {
         return false;
     }

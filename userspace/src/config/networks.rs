@@ -12,7 +12,10 @@ use super::{
     located::Located,
     schema, values,
 };
-use crate::model::{Driver, Family, Filtering, GatewayMode, Network, PerFamily, Subnet};
+use crate::model::{
+    Driver, Family, Filtering, GatewayMode, Network, PerFamily, Subnet,
+    range::{default_gateway, overlap},
+};
 
 /// The kernel's `ETH_MIN_MTU`, which is RFC 791's least.
 const LEAST_MTU: u32 = 68;
@@ -48,7 +51,7 @@ impl NetworkDraft {
     /// The bridge's own address.
     pub(super) fn gateway(&self, family: Family) -> Option<IpAddr> {
         let (range, _) = self.subnets.of(family)?;
-        self.network.subnet(family)?.gateway.or_else(|| first_host(*range))
+        Some(self.network.subnet(family)?.gateway.unwrap_or_else(|| default_gateway(*range)))
     }
 
     /// The network's host binding, for publications that name no address.
@@ -367,11 +370,6 @@ fn unusable(range: IpNetwork) -> Option<String> {
     })
 }
 
-/// Whether two ranges have a common address.
-pub(super) fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
-    one.contains(other.network()) || other.contains(one.network())
-}
-
 fn read_subnet(config: &schema::IpamConfig, range: IpNetwork, report: &mut Report) -> Subnet {
     let family = Family::of(range.ip());
     let gateway = config.gateway.as_ref().and_then(|gateway| {
@@ -385,25 +383,17 @@ fn read_subnet(config: &schema::IpamConfig, range: IpNetwork, report: &mut Repor
         }
         Some(part)
     });
-    let own = gateway.or_else(|| first_host(range));
+    let own = gateway.unwrap_or_else(|| default_gateway(range));
     let mut reserved = Vec::new();
     for (name, text) in config.aux_addresses.iter().flat_map(|addresses| &addresses.0) {
         let what = format!("the auxiliary address {}", quote(&name.value));
         let Some(address) = values::address(text, family, report) else { continue };
-        if host_address_in(range, address, &what, text.at, report) && Some(address) == own {
+        if host_address_in(range, address, &what, text.at, report) && address == own {
             report.add(text.at, format!("{what} is the gateway's address {address}"));
         }
         reserved.push(address);
     }
     Subnet { range, gateway, lease_range, reserved }
-}
-
-/// The address of the gateway where none is given.
-fn first_host(range: IpNetwork) -> Option<IpAddr> {
-    match range {
-        IpNetwork::V4(range) => range.nth(1).map(IpAddr::V4),
-        IpNetwork::V6(range) => range.nth(1).map(IpAddr::V6),
-    }
 }
 
 /// Whether `address` can be held by something in `range`; notes why not.

@@ -9,7 +9,9 @@ use super::{
 use crate::{
     config::{Known, Loaded},
     control::protocol::{Reply, Request},
-    dataplane, observe,
+    dataplane,
+    model::Family,
+    observe,
     observe::{ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView},
     providers::{
         file::{self, FileError},
@@ -167,7 +169,7 @@ impl Owner {
 
     fn forwarding(&self) -> ForwardingView {
         let facts = &self.applied().facts;
-        let has_v6 = self.state().networks.values().any(|network| network.subnets.v6.is_some());
+        let has_v6 = self.state().has(Family::V6);
         let reason = if !facts.forwarding {
             Some(
                 "net.ipv4.ip_forward is 0: containers cannot reach the world, nor the world their published \

@@ -1,6 +1,7 @@
 //! The desired state: what providers declare and the reconciler makes true. Pure data, no input or output.
 
 mod family;
+pub mod range;
 mod state;
 
 pub use family::{BeforePort, Family, PerFamily};

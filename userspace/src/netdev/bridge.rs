@@ -67,8 +67,7 @@ impl Netlink {
             // What a daemon leaves that is killed between the two requests below: down, not marked, with our address.
             Some(link)
                 if matches!(link.kind, LinkKind::Bridge(_))
-                    && link.alias.is_none()
-                    && !link.up
+                    && link.is_unmarked()
                     && link.mac_address == Some(spec.mac_address) =>
             {
                 (link, Outcome::Created)

@@ -216,6 +216,7 @@ impl Netlink {
         let message = RouteNetlinkMessage::DelNeighbour(neighbour(ifindex, address));
         tolerate(self.change(&operation, message, 0).await, &[Errno::ENOENT, Errno::ENODEV])
     }
+
     /// Has a device answer neighbour solicitations for an address, if its `proxy_ndp` is set. One that is there stays.
     pub async fn ensure_proxy(&self, ifindex: u32, address: IpAddr) -> Result<()> {
         let operation = format!("have device with index {ifindex} answer for {address}");

@@ -399,8 +399,9 @@ impl Netlink {
     }
 }
 
-/// A device that only passes frames on needs no address of its own, and a thousand ports that make one each, with duplicate address detection,
-/// keep every listener on netlink busy. `None` where the kernel has no IPv6: it refuses the attribute then.
+/// A device that only passes frames on needs no address of its own, and a thousand ports that make one each, with
+/// duplicate address detection, keep every listener on netlink busy. `None` where the kernel has no IPv6: it refuses the
+/// attribute then.
 pub(super) fn no_ipv6_address() -> Option<LinkAttribute> {
     let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     std::path::Path::new("/proc/sys/net/ipv6")

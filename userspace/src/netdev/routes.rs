@@ -104,6 +104,14 @@ impl Route {
         self.metric == Self { metric: 0, ..*self }.listed().metric
     }
 
+    /// Whether these routes of the kernel's have it. The kernel fills in a source address of its own choice when it is
+    /// asked for none.
+    pub fn is_among(&self, routes: &[Self]) -> bool {
+        let wanted = self.listed();
+        let same = |listed: &Self| Self { source: wanted.source.and(listed.source), ..*listed } == wanted;
+        routes.iter().any(same)
+    }
+
     /// Whether this is a default route.
     pub fn is_default(&self) -> bool {
         self.destination.prefix() == 0
@@ -223,32 +231,15 @@ impl Netlink {
         Ok(routes)
     }
 
-    /// The default routes, the preferred one of each family first.
-    pub async fn default_routes(&self) -> Result<Vec<Route>> {
-        let mut routes = self.routes().await?;
-        routes.retain(Route::is_default);
-        // Stable: of equal metrics the kernel takes the first listed.
-        routes.sort_by_key(|route| (route.destination.is_ipv6(), route.metric));
-        Ok(routes)
-    }
-
-    /// Makes a route; `true` if it was missing. One to the same destination with the same metric but another way is
-    /// replaced, so that there is no moment without any.
-    pub async fn ensure_route(&self, route: &Route) -> Result<bool> {
-        let wanted = route.listed();
-        // The kernel fills in a source address of its own choice when it is asked for none.
-        let same = |listed: &Route| Route { source: wanted.source.and(listed.source), ..*listed } == wanted;
-        if self.routes().await?.iter().any(same) {
+    /// Makes a route if it is not among `present`, the routes there are; `true` if it was missing. One to the same
+    /// destination with the same metric but another way is replaced, so that there is no moment without any.
+    pub async fn ensure_route(&self, route: &Route, present: &[Route]) -> Result<bool> {
+        if route.is_among(present) {
             return Ok(false);
         }
         let operation = format!("add route {}", route.describe());
         let message = RouteNetlinkMessage::NewRoute(route.message());
         tolerate(self.change(&operation, message, NLM_F_CREATE | NLM_F_REPLACE).await, &[Errno::EEXIST])
-    }
-
-    /// Makes the default route of a gateway's family lead by that gateway; `true` if it did not.
-    pub async fn ensure_default_route(&self, gateway: IpAddr, ifindex: u32) -> Result<bool> {
-        self.ensure_route(&Route::default_by(gateway, ifindex)).await
     }
 
     /// Removes a route; `false` if there is none.
@@ -297,20 +288,5 @@ impl Netlink {
         }
         let usable = lookup.local || message.header.kind == RouteType::Unicast;
         Ok(Some(lookup).filter(|lookup| usable && lookup.ifindex != 0))
-    }
-
-    /// The first global address of a device and family that is not a secondary one: what it sends from.
-    pub async fn primary_address(&self, ifindex: u32, ipv6: bool) -> Result<Option<IpNetwork>> {
-        Ok(self
-            .addresses_of(ifindex)
-            .await?
-            .into_iter()
-            .find(|address| {
-                address.address.is_ipv6() == ipv6
-                    && address.global
-                    && !address.secondary
-                    && !address.tentative
-            })
-            .map(|address| address.address))
     }
 }

@@ -63,8 +63,8 @@ pub fn ipv6_forwarding() -> Result<bool> {
     Ok(value(IPV6_FORWARDING)?.is_some_and(|value| value != "0"))
 }
 
-/// The value of a setting by its name, `None` if there is no such setting. As for sysctl(8), a dot in a device's name is
-/// written as '/'.
+/// The value of a setting by its name, `None` if there is no such setting. As for sysctl(8), a dot in a device's name
+/// is written as '/'.
 pub fn value(name: &str) -> Result<Option<String>> {
     let path = path(name);
     match read(&path, LONGEST_VALUE) {
@@ -93,7 +93,11 @@ fn path(name: &str) -> String {
 
 /// The name of a device's IPv6 setting.
 pub fn of_device(device: &str, setting: &str) -> String {
-    format!("net.ipv6.conf.{}.{setting}", device.replace('.', "/"))
+    of_device_in("ipv6", "conf", device, setting)
+}
+
+fn of_device_in(family: &str, group: &str, device: &str, setting: &str) -> String {
+    format!("net.{family}.{group}.{}.{setting}", device.replace('.', "/"))
 }
 
 /// A container's interface has the addresses that weft gives it, and the link-local one that is made of its MAC address
@@ -105,8 +109,8 @@ pub fn ensure_ipv6_of_container(device: &str) -> Result<()> {
     )
 }
 
-/// A bridge is the router. Its link-local address is made of its MAC address, which every host of an overlay has the same
-/// of: duplicate address detection would find the others.
+/// A bridge is the router. Its link-local address is made of its MAC address, which is the same on every host of an
+/// overlay: duplicate address detection would find the others.
 pub fn ensure_ipv6_of_bridge(device: &str) -> Result<()> {
     ensure_ipv6(device, &[("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("autoconf", "0")])
 }
@@ -138,16 +142,14 @@ pub fn ensure_proxy_ndp(device: &str, on: bool) -> Result<()> {
 }
 
 fn answer_for_others(family: &str, setting: &str, device: &str, on: bool) -> Result<()> {
-    let of =
-        |group: &str, setting: &str| format!("net.{family}.{group}.{}.{setting}", device.replace('.', "/"));
-    let setting = of("conf", setting);
+    let setting = of_device_in(family, "conf", device, setting);
     let wanted = if on { "1" } else { "0" };
     if value(&setting)?.as_deref() == Some(wanted) {
         return Ok(());
     }
     if on {
         // By default the kernel waits for up to 0.8 s, for whoever has the address may answer as well.
-        set_value(&of("neigh", "proxy_delay"), "0")?;
+        set_value(&of_device_in(family, "neigh", device, "proxy_delay"), "0")?;
     }
     set_value(&setting, wanted)
 }

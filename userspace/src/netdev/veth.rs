@@ -134,8 +134,7 @@ impl Netlink {
         if let Some(host) = self.link(&spec.name).await? {
             // What a daemon leaves that is killed between the two requests: down, not marked, in our bridge.
             let unfinished = matches!(host.kind, LinkKind::Veth(_))
-                && host.alias.is_none()
-                && !host.up
+                && host.is_unmarked()
                 && host.master == Some(spec.bridge);
             if !unfinished {
                 host.owned(self, "veth", &spec.alias)?;

@@ -120,8 +120,7 @@ impl Netlink {
                 _ => None,
             };
             // What a daemon leaves that is killed between the requests below: down, not marked, with our identifier.
-            let unfinished =
-                link.alias.is_none() && !link.up && vxlan.is_some_and(|vxlan| vxlan.vni == spec.vni);
+            let unfinished = link.is_unmarked() && vxlan.is_some_and(|vxlan| vxlan.vni == spec.vni);
             if !unfinished {
                 link.owned(self, "vxlan", &spec.alias)?;
             }

@@ -137,12 +137,13 @@ impl Containers {
         &mut self,
         state: &ResolvedState,
         uplinks: &[UplinkFact],
+        vtep: Option<IpAddr>,
         host: Host<'_>,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
         self.verified.retain(|id, _| state.endpoints.contains_key(id));
         self.failed.clear();
-        self.ensure_some(state.endpoints.keys(), state, uplinks, host, problems).await
+        self.ensure_some(state.endpoints.keys(), state, uplinks, vtep, host, problems).await
     }
 
     /// Forgets an interface that is no longer declared.
@@ -157,6 +158,7 @@ impl Containers {
         ids: impl Iterator<Item = &EndpointId>,
         state: &ResolvedState,
         uplinks: &[UplinkFact],
+        vtep: Option<IpAddr>,
         host: Host<'_>,
         problems: &mut Vec<Problem>,
     ) -> Vec<Pending> {
@@ -171,7 +173,7 @@ impl Containers {
                 self.failed.insert(id.clone());
                 continue;
             };
-            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, state, uplinks)) else {
+            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, uplinks, vtep)) else {
                 self.failed.insert(id.clone());
                 continue;
             };
@@ -344,30 +346,26 @@ async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crat
 }
 
 async fn ensure_routes(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
-    for address in shape.addresses.iter() {
-        // The kernel makes the route to the subnet with the address; somebody may have deleted it alone.
-        inside.ensure_route(&Route::connected(*address, ifindex)).await?;
+    let present = inside.routes().await?;
+    // The kernel makes the route to the subnet with the address; somebody may have deleted it alone.
+    let connected = shape.addresses.iter().map(|address| Route::connected(*address, ifindex));
+    let defaults = shape.default_gateways.iter().map(|gateway| Route::default_by(*gateway, ifindex));
+    for route in connected.chain(defaults) {
+        inside.ensure_route(&route, &present).await?;
     }
-    for gateway in shape.default_gateways.iter() {
-        inside.ensure_default_route(*gateway, ifindex).await?;
-    }
-    let stale: Vec<Route> = inside
-        .default_routes()
-        .await?
-        .into_iter()
-        // Only what weft itself made here: through this interface, by a gateway of this network.
-        .filter(|route| {
-            let family = Family::of(route.destination.ip());
-            route.ifindex == ifindex
-                && route.has_plain_metric()
-                && shape.default_gateways.of(family).is_none()
-                && route.gateway.is_some_and(|gateway| {
-                    shape.addresses.of(family).is_some_and(|network| network.contains(gateway))
-                })
-        })
-        .collect();
-    for route in stale {
-        inside.remove_route(&route).await?;
+    // Only what weft itself made here: through this interface, by a gateway of this network.
+    let is_stale = |route: &&Route| {
+        let family = Family::of(route.destination.ip());
+        route.is_default()
+            && route.ifindex == ifindex
+            && route.has_plain_metric()
+            && shape.default_gateways.of(family).is_none()
+            && route.gateway.is_some_and(|gateway| {
+                shape.addresses.of(family).is_some_and(|network| network.contains(gateway))
+            })
+    };
+    for route in present.iter().filter(is_stale) {
+        inside.remove_route(route).await?;
     }
     Ok(())
 }

@@ -13,7 +13,6 @@ use super::{
     problem::Problem,
     resolved::{EndpointId, ResolvedNetwork, ResolvedState, ResolvedSubnet},
     tables::vxlan_port,
-    uplinks::tunnel_address,
 };
 use crate::{
     model::MacAddress,
@@ -25,10 +24,10 @@ const DEFAULT_MTU: u32 = 1500;
 /// Largest MTU of a bridge or veth (`ETH_MAX_MTU` of the kernel).
 const LARGEST_MTU: u32 = 65_535;
 
-/// MTU of a network's devices.
-pub fn mtu(network: &ResolvedNetwork, state: &ResolvedState, uplinks: &[UplinkFact]) -> u32 {
+/// MTU of a network's devices. `vtep`: where the host's tunnels begin.
+pub fn mtu(network: &ResolvedNetwork, uplinks: &[UplinkFact], vtep: Option<IpAddr>) -> u32 {
     let uplink = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(DEFAULT_MTU);
-    let overhead = match (&network.vxlan, tunnel_address(state, uplinks)) {
+    let overhead = match (&network.vxlan, vtep) {
         (None, _) => 0,
         (Some(_), Some(IpAddr::V6(_))) => VXLAN_OVERHEAD_V6,
         (Some(_), _) => VXLAN_OVERHEAD,
@@ -79,7 +78,7 @@ async fn ensure_one(
     kernel: &Kernel,
     problems: &mut Vec<Problem>,
 ) -> netdev::Result<bool> {
-    let mtu = mtu(network, state, uplinks);
+    let mtu = mtu(network, uplinks, vtep);
     let spec = BridgeSpec {
         name: network.bridge.clone(),
         alias: names::network_alias(name),

@@ -10,8 +10,8 @@ use crate::{
     netdev::{self, Address, Change, Link, Netlink, PortRanges, Route, sysctl},
 };
 
-/// Up to so many devices in doubt are read one by one, more of them all at once.
-const READ_SINGLY: usize = 16;
+/// Up to so many devices that may have changed are read one by one, more of them all at once.
+pub const READ_SINGLY: usize = 16;
 
 /// What was heard to have changed since the reading.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +52,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Reads the host: four requests and three files, however much there is.
+    /// Reads the host: four requests and four files, however much there is.
     pub async fn read(netlink: &Netlink) -> netdev::Result<Self> {
         let mut kernel = Self {
             links: Vec::new(),

@@ -49,8 +49,9 @@ impl Ports {
         before: &[ResolvedPublication],
         after: &[ResolvedPublication],
     ) -> netdev::Result<Refused> {
-        for gone in before.iter().filter(|publication| !after.contains(publication)) {
-            self.served.remove(&key(gone));
+        let declared: HashSet<String> = after.iter().map(key).collect();
+        for gone in before.iter().map(key).filter(|key| !declared.contains(key)) {
+            self.served.remove(&gone);
         }
         self.decide(after).await
     }
@@ -96,4 +97,41 @@ async fn describe(publication: &ResolvedPublication) -> netdev::Result<String> {
     let holder =
         found.first().map_or_else(|| "a process held it a moment ago".to_owned(), ToString::to_string);
     Ok(format!("{holder}; stop that process or publish another port"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        error::Error,
+        net::{IpAddr, Ipv4Addr, TcpListener},
+    };
+
+    use super::*;
+    use crate::{model::PortRange, reconcile::resolved::EndpointId};
+
+    /// As in a whole round: what leads elsewhere in the container is the same port of the host.
+    #[tokio::test]
+    async fn a_served_port_stays_so_when_its_container_port_changes() -> Result<(), Box<dyn Error>> {
+        let process = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let publication = |container_port| -> Result<_, Box<dyn Error>> {
+            Ok(ResolvedPublication {
+                container: "web".into(),
+                endpoint: EndpointId { container: "web".into(), network: "front".into() },
+                network_number: 1,
+                address: "10.10.0.10".parse()?,
+                protocol: Protocol::Tcp,
+                host_address: IpAddr::from(Ipv4Addr::LOCALHOST),
+                host_ports: PortRange::single(process.local_addr()?.port()),
+                container_ports: PortRange::single(container_port),
+            })
+        };
+        let (before, after) = ([publication(80)?], [publication(81)?]);
+        let mut ports = Ports::default();
+        assert_eq!(ports.check_difference(&[], &before).await?.len(), 1, "the process came first");
+        ports.served.insert(key(&before[0]));
+        assert_eq!(ports.check_difference(&before, &after).await?, Refused::new());
+        assert_eq!(ports.check_difference(&after, &[]).await?, Refused::new());
+        assert_eq!(ports.check_difference(&[], &after).await?.len(), 1, "it was gone in between");
+        Ok(())
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     containers::{Containers, Host, Looked},
     devices,
     facts::KernelFacts,
-    kernel::{Changed, Kernel},
+    kernel::{Changed, Kernel, READ_SINGLY},
     leases::{Leases, StateLock, Store, StoreError, journal::Journal, prune, resolve, withhold},
     maps::Maps,
     namespaces::Cookies,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane},
-    model::{DesiredState, PortRange},
+    model::{DesiredState, Family, PortRange},
     netdev::{self, BoundPorts, Change, Namespace, NamespaceIdentity, NamespaceLock, Netlink, bound_ports},
 };
 
@@ -35,10 +35,6 @@ mod reading;
 
 use difference::{Memory, troubled};
 use keeping::Keeping;
-use reading::families;
-
-/// Up to so many devices that a round made are read one by one, more of them all at once.
-const READ_SINGLY: usize = 16;
 
 /// How much a round looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -212,8 +208,7 @@ impl Reconciler {
         let facts = self.lease_facts(desired, &kernel, &mut problems).await?;
         let mut state = resolve(desired, &mut self.leases.clone(), &facts);
         problems.append(&mut state.problems);
-        let uplinks =
-            uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
+        let uplinks = uplinks::find(&state, &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.clone().check(&state).await?;
@@ -290,8 +285,7 @@ impl Reconciler {
             withhold(&mut state, &self.leases, kept, &self.applied.state, &mut problems);
         }
 
-        let uplinks =
-            uplinks::find(&state.host, families(&state), &kernel, &self.applied.facts.uplinks, &mut problems);
+        let uplinks = uplinks::find(&state, &kernel, &self.applied.facts.uplinks, &mut problems);
         let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;
@@ -302,7 +296,7 @@ impl Reconciler {
             .collect();
         problems.extend(ports::problems(&state.publications, &refused));
 
-        if families(&state)[1] {
+        if state.has(Family::V6) {
             self.forward_ipv6(&mut kernel, &mut problems)?;
         }
 
@@ -332,7 +326,7 @@ impl Reconciler {
             programs::ensure_host_sockets(&self.dataplane, &mut problems);
         }
         let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
-        let pending = self.containers.ensure(&state, &uplinks, host, &mut problems).await;
+        let pending = self.containers.ensure(&state, &uplinks, vtep, host, &mut problems).await;
         tracing::debug!(interfaces = pending.len(), "made or put right");
         if pending.len() > READ_SINGLY {
             kernel.read_devices(&self.netlink).await?;

@@ -37,6 +37,22 @@ pub struct ResolvedState {
     pub problems: Vec<Problem>,
 }
 
+impl ResolvedState {
+    /// The interfaces of one container.
+    pub fn of_container<'a>(
+        &'a self,
+        name: &'a str,
+    ) -> impl Iterator<Item = (&'a EndpointId, &'a ResolvedEndpoint)> {
+        let first = EndpointId { container: name.to_owned(), network: String::new() };
+        self.endpoints.range(first..).take_while(move |(id, _)| id.container == name)
+    }
+
+    /// Whether a network has this family.
+    pub fn has(&self, family: Family) -> bool {
+        self.networks.values().any(|network| network.subnets.of(family).is_some())
+    }
+}
+
 /// A container's membership in a network.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct EndpointId {

@@ -206,10 +206,7 @@ fn container_device(
 
 /// A number for the container as a whole: the smallest epoch of its interfaces, for no other container has that.
 fn container_number(id: &EndpointId, state: &ResolvedState) -> u32 {
-    let first = EndpointId { container: id.container.clone(), network: String::new() };
-    let of_container =
-        state.endpoints.range(first..).take_while(|(other, _)| other.container == id.container);
-    of_container.map(|(_, endpoint)| endpoint.epoch).min().unwrap_or(0)
+    state.of_container(&id.container).map(|(_, endpoint)| endpoint.epoch).min().unwrap_or(0)
 }
 
 /// The UDP port of VXLAN on this host.

@@ -7,24 +7,24 @@ use std::{
 
 use super::{facts::UplinkFact, kernel::Kernel, problem::Problem, resolved::ResolvedState};
 use crate::{
-    model::{Family, HostSettings, PerFamily},
+    model::{Family, PerFamily},
     netdev::Link,
 };
 
 /// The configured uplinks, or the devices of the default routes. What is missing is a problem, not an error: a cable
-/// may be plugged in later. `families`: those that networks of this host have, IPv4 first.
+/// may be plugged in later.
 pub fn find(
-    settings: &HostSettings,
-    families: [bool; 2],
+    state: &ResolvedState,
     kernel: &Kernel,
     earlier: &[UplinkFact],
     problems: &mut Vec<Problem>,
 ) -> Vec<UplinkFact> {
-    if settings.uplinks.is_empty() {
+    let families = Family::BOTH.map(|family| state.has(family));
+    if state.host.uplinks.is_empty() {
         return of_default_routes(families, kernel, earlier, problems);
     }
     let mut uplinks = Vec::new();
-    for name in &settings.uplinks {
+    for name in &state.host.uplinks {
         match kernel.link(name) {
             Some(link) => {
                 uplinks.extend(

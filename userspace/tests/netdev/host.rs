@@ -14,7 +14,7 @@ use weft::{
     },
 };
 
-use crate::world::{Container, device, in_fresh_namespace, json, run};
+use crate::world::{Container, device, ensure_route, in_fresh_namespace, json, run};
 
 const MAC: MacAddress = MacAddress([2, 0x42, 10, 10, 0, 1]);
 
@@ -139,15 +139,14 @@ fn addresses_and_routes_are_made_and_mended() -> Result<()> {
         let seen = json("ip -j -4 address show dev weft0")?;
         assert_eq!(seen[0]["addr_info"][0]["local"], "10.10.0.1");
         assert_eq!(seen[0]["addr_info"][0]["broadcast"], "10.10.0.255");
-        assert_eq!(netlink.primary_address(ifindex, false).await?, Some(addresses[0]));
-        assert_eq!(netlink.primary_address(ifindex, true).await?, Some(addresses[1]));
         assert!(netlink.addresses_of(9999).await?.is_empty());
 
         assert_eq!(netlink.route_to("192.0.2.7".parse()?).await?, None);
-        assert!(netlink.default_routes().await?.is_empty());
+        assert!(!netlink.routes().await?.iter().any(Route::is_default));
         for gateway in ["10.10.0.254".parse()?, "fd00:10::fe".parse()?] {
-            assert!(netlink.ensure_default_route(gateway, ifindex).await?);
-            assert!(!netlink.ensure_default_route(gateway, ifindex).await?, "{:?}", netlink.routes().await?);
+            let route = Route::default_by(gateway, ifindex);
+            assert!(ensure_route(&netlink, &route).await?);
+            assert!(!ensure_route(&netlink, &route).await?, "{:?}", netlink.routes().await?);
         }
         let way = netlink.route_to("192.0.2.7".parse()?).await?.context("no way")?;
         assert_eq!((way.ifindex, way.next_hop), (ifindex, Some("10.10.0.254".parse()?)));
@@ -163,11 +162,12 @@ fn addresses_and_routes_are_made_and_mended() -> Result<()> {
 
         // Another gateway takes the place of the first; one with a lower preference stays beside it.
         run("ip route add default via 10.10.0.77 dev weft0 metric 50")?;
-        assert!(netlink.ensure_default_route("10.10.0.253".parse()?, ifindex).await?);
+        let by_other = Route::default_by("10.10.0.253".parse()?, ifindex);
+        assert!(ensure_route(&netlink, &by_other).await?);
         let defaults = json("ip -j -4 route show default")?;
         assert_eq!(defaults.len(), 2, "{defaults:?}");
         assert_eq!(defaults[0]["gateway"], "10.10.0.253");
-        assert_eq!(netlink.default_routes().await?[0], Route::default_by("10.10.0.253".parse()?, ifindex));
+        assert!(netlink.routes().await?.contains(&by_other));
 
         let direct = Route {
             destination: "10.77.0.0/16".parse()?,
@@ -176,7 +176,7 @@ fn addresses_and_routes_are_made_and_mended() -> Result<()> {
             source: Some("10.10.0.1".parse()?),
             metric: 7,
         };
-        assert!(netlink.ensure_route(&direct).await? && !netlink.ensure_route(&direct).await?);
+        assert!(ensure_route(&netlink, &direct).await? && !ensure_route(&netlink, &direct).await?);
         assert!(netlink.routes().await?.contains(&direct));
         assert!(netlink.remove_route(&direct).await? && !netlink.remove_route(&direct).await?);
 
@@ -192,13 +192,13 @@ fn addresses_and_routes_are_made_and_mended() -> Result<()> {
         // Taking the address away takes its routes along; all comes back.
         run("ip address flush dev weft0")?;
         assert!(netlink.ensure_address(ifindex, addresses[0]).await?);
-        assert!(netlink.ensure_default_route("10.10.0.253".parse()?, ifindex).await?);
+        assert!(ensure_route(&netlink, &by_other).await?);
         assert!(netlink.remove_address(ifindex, addresses[0]).await?);
         assert!(!netlink.remove_address(ifindex, addresses[0]).await?);
         assert!(!netlink.remove_address(9999, addresses[0]).await?);
 
-        let error =
-            netlink.ensure_default_route("10.99.0.1".parse()?, ifindex).await.err().context("took it")?;
+        let unreachable = Route::default_by("10.99.0.1".parse()?, ifindex);
+        let error = ensure_route(&netlink, &unreachable).await.err().context("took it")?;
         let text = error.to_string();
         assert!(text.contains("10.99.0.1") && text.contains("invalid gateway"), "{text}");
         Ok(())

@@ -5,10 +5,10 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use weft::{
     model::MacAddress,
-    netdev::{BridgeSpec, LinkKind, Netlink, Outcome, Snapshot, VethSpec},
+    netdev::{BridgeSpec, LinkKind, Netlink, Outcome, Route, Snapshot, VethSpec},
 };
 
-use crate::world::{Container, device, in_fresh_namespace, json, run};
+use crate::world::{Container, device, ensure_route, in_fresh_namespace, json, run};
 
 async fn bridge(netlink: &Netlink) -> Result<u32> {
     let spec = BridgeSpec {
@@ -119,9 +119,10 @@ fn the_inside_of_a_container_is_made_and_mended() -> Result<()> {
         let (namespace, inside) = container.open().await?;
         assert!(inside.ensure_loopback_up().await? && !inside.ensure_loopback_up().await?);
         let eth0 = netlink.ensure_veth(&veth(bridge), &namespace, &inside).await?.container_ifindex;
-        let (address, gateway) = ("10.10.0.10/24".parse()?, "10.10.0.1".parse()?);
+        let address = "10.10.0.10/24".parse()?;
+        let default_route = Route::default_by("10.10.0.1".parse()?, eth0);
         assert!(inside.ensure_address(eth0, address).await?);
-        assert!(inside.ensure_default_route(gateway, eth0).await?);
+        assert!(ensure_route(&inside, &default_route).await?);
         // The kernel tells a bridge of a carrier up to a second late (linkwatch_event), so the first ones may be lost.
         let ping = format!("ip netns exec {} ping -c 1 -W 1 10.10.0.1", container.name);
         let reach = || (0..4).find_map(|_| run(&ping).ok()).context("no answer to four pings");
@@ -137,7 +138,7 @@ fn the_inside_of_a_container_is_made_and_mended() -> Result<()> {
                 inside.ensure_loopback_up().await?,
                 inside.ensure_link_up("eth0").await?,
                 inside.ensure_address(eth0, address).await?,
-                inside.ensure_default_route(gateway, eth0).await?,
+                ensure_route(&inside, &default_route).await?,
             ];
             assert!(mended.contains(&true), "{breakage}");
             reach().with_context(|| format!("after {breakage}"))?;

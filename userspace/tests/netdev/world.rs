@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
-use weft::netdev::{Namespace, NamespaceRef, Netlink};
+use weft::netdev::{Namespace, NamespaceRef, Netlink, Route};
 
 /// Runs a test on a thread of its own that is in a network namespace of its own, which ends with the thread.
 pub fn in_fresh_namespace<F: Future<Output = Result<()>>>(
@@ -52,6 +52,11 @@ pub fn json(command: &str) -> Result<Vec<Value>> {
 /// The one device of an `ip -j -d link show` command.
 pub fn device(command: &str) -> Result<Value> {
     json(command)?.into_iter().find(|entry| entry["ifname"].is_string()).with_context(|| command.to_owned())
+}
+
+/// Makes a route where it is missing; `true` if it was.
+pub async fn ensure_route(netlink: &Netlink, route: &Route) -> weft::netdev::Result<bool> {
+    netlink.ensure_route(route, &netlink.routes().await?).await
 }
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -261,7 +261,7 @@ fn address(
 
 /// The address leased earlier, if the network still has it to give.
 pub(super) fn kept_address(wish: Wish<'_>, leases: &Leases) -> Option<IpAddr> {
-    let lease = leases.endpoints.get(&wish.id.container)?.get(&wish.id.network)?;
+    let lease = leases.endpoint(wish.id)?;
     let (subnet, address) = (wish.network.subnets.of(wish.family)?, *lease.addresses().of(wish.family)?);
     (subnet.range.contains(address) && address != subnet.gateway).then_some(address)
 }
@@ -343,8 +343,7 @@ fn mac(
         // As Docker does: members on other hosts can be known by address alone.
         return names::mac_of_address(address);
     }
-    let kept = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
-    if let Some(lease) = kept {
+    if let Some(lease) = leases.endpoint(id) {
         return lease.mac;
     }
     // Random through the seed; bit 1 of the first byte: locally administered, bit 0 clear: one station.

@@ -32,8 +32,8 @@ pub struct Index {
     claims: Claims,
     /// Containers with chosen host ports, which give way to those that another one asks for.
     choosers: HashSet<String>,
-    /// Containers whose choices depend on others': they use another's interfaces, or have the same address as another.
-    entangled: usize,
+    /// Some choices depend on others': a container uses another's interfaces, or has the same address as another.
+    entangled: bool,
 }
 
 /// What a difference did.
@@ -57,22 +57,23 @@ impl Index {
         for publication in &state.publications {
             claim(&mut claims, publication);
         }
+        let choosers = desired.containers.iter().filter(|(_, container)| chooses(container));
+        let choosers = choosers.map(|(name, _)| name.clone()).collect();
         let mut index = Self {
             pools: pools.into_iter().map(|(name, pools)| (name.to_owned(), pools)).collect(),
             uses: HashMap::new(),
             devices: state.endpoints.values().map(|endpoint| endpoint.device.clone()).collect(),
             claims,
-            choosers: names_of(desired, chooses),
-            entangled: names_of(desired, is_entangled).len(),
+            choosers,
+            entangled: desired.containers.values().any(is_entangled),
         };
         let mut addresses = HashSet::new();
-        let mut settled = |(id, endpoint): (&EndpointId, &ResolvedEndpoint)| {
+        let settled = |(id, endpoint): (&EndpointId, &ResolvedEndpoint)| {
             let mut taken = endpoint.addresses.iter();
             taken.all(|address| addresses.insert((endpoint.network_number, *address)))
-                && has_lease(id, endpoint, leases)
+                && leases.has(id, endpoint)
         };
-        let unsettled = state.endpoints.len() - state.endpoints.iter().filter(|of| settled(*of)).count();
-        index.entangled += unsettled;
+        index.entangled |= !state.endpoints.iter().all(settled);
         of_networks(desired, state).for_each(|(network, address)| index.take(network, address));
         for container in desired.containers.values() {
             given(container).for_each(|(network, address)| index.take(network, address));
@@ -143,18 +144,6 @@ fn claim(claims: &mut Claims, publication: &ResolvedPublication) {
     );
 }
 
-fn has_lease(id: &EndpointId, endpoint: &ResolvedEndpoint, leases: &Leases) -> bool {
-    let lease = leases.endpoints.get(&id.container).and_then(|networks| networks.get(&id.network));
-    lease.is_some_and(|lease| {
-        lease.addresses() == endpoint.addresses.map(|address| address.ip()) && lease.epoch == endpoint.epoch
-    })
-}
-
-fn names_of(desired: &DesiredState, which: impl Fn(&Container) -> bool) -> HashSet<String> {
-    let found = desired.containers.iter().filter(|(_, container)| which(container));
-    found.map(|(name, _)| name.clone()).collect()
-}
-
 fn chooses(container: &Container) -> bool {
     container.publications.iter().any(|publication| !matches!(publication.host_ports, HostPorts::Exactly(_)))
 }
@@ -174,14 +163,14 @@ pub fn patch(
     state: &mut ResolvedState,
     index: &mut Index,
 ) -> Option<Patched> {
-    if index.entangled > 0 || !state.problems.is_empty() {
+    if index.entangled || !state.problems.is_empty() {
         return None;
     }
     let mut patched = Patched::default();
     for name in touched {
         patched
             .endpoints_before
-            .extend(of_container(state, name).map(|(id, endpoint)| (id.clone(), endpoint.clone())));
+            .extend(state.of_container(name).map(|(id, endpoint)| (id.clone(), endpoint.clone())));
         let published = state.publications.get(publications_of(state, name)).unwrap_or_default();
         patched.publications_before.extend(published.iter().cloned());
         if let Some(container) = before.containers.get(name) {
@@ -213,9 +202,8 @@ pub fn patch(
         let address = |wish: Wish<'_>, leases: &mut Leases| {
             let used = |address| uses.get(&wish.id.network).and_then(|uses| uses.get(&address)).copied();
             let own = |address| {
-                let networks = leases.endpoints.get(&wish.id.container);
-                networks
-                    .and_then(|networks| networks.get(&wish.id.network))
+                leases
+                    .endpoint(wish.id)
                     .is_some_and(|lease| lease.addresses().of(Family::of(address)) == Some(&address))
             };
             if let Some(address) = wish.attachment.address(wish.family) {
@@ -295,6 +283,7 @@ pub fn patch(
     }
     remove_publications(touched, state);
     patched.endpoints = found.endpoints.keys().cloned().collect();
+    found.publications.sort_by(|a, b| publications::order(a).cmp(&publications::order(b)));
     patched.publications = found.publications.clone();
     state.endpoints.extend(found.endpoints);
     insert(found.publications, state);
@@ -320,15 +309,6 @@ fn insert(publications: Vec<ResolvedPublication>, state: &mut ResolvedState) {
             .partition_point(|other| publications::order(other) < publications::order(&publication));
         state.publications.insert(at, publication);
     }
-}
-
-/// The interfaces of one container.
-pub fn of_container<'a>(
-    state: &'a ResolvedState,
-    name: &'a str,
-) -> impl Iterator<Item = (&'a EndpointId, &'a ResolvedEndpoint)> {
-    let first = EndpointId { container: name.to_owned(), network: String::new() };
-    state.endpoints.range(first..).take_while(move |(id, _)| id.container == name)
 }
 
 /// Where the publications of one container are, which are ordered by it.

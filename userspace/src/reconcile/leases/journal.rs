@@ -51,7 +51,7 @@ impl Entry {
     pub fn new(leases: &Leases, kept: &Leases, touched: &BTreeSet<String>, state: &ResolvedState) -> Self {
         let devices = touched
             .iter()
-            .flat_map(|name| super::difference::of_container(state, name))
+            .flat_map(|name| state.of_container(name))
             .map(|(_, endpoint)| endpoint.device.clone());
         Self {
             next_epoch: leases.next_epoch,

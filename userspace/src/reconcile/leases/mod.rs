@@ -27,7 +27,7 @@ pub use pruning::prune;
 pub use store::{StateLock, Store, StoreError};
 pub use unkept::withhold;
 
-use super::resolved::{FoundNamespace, ResolvedState};
+use super::resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedState};
 use crate::model::{DesiredState, Family, MacAddress, PerFamily, PortRange, Protocol};
 
 /// All choices made so far. Nothing is forgotten while its object is away for less than a week; room is made earlier only
@@ -146,6 +146,18 @@ pub struct LeaseFacts {
 }
 
 impl NetworkLease {
+    /// Of a network that has nothing but its number.
+    pub const fn new(number: u32) -> Self {
+        Self {
+            number,
+            subnet: None,
+            subnet_v6: None,
+            last_address: None,
+            last_address_v6: None,
+            gone_since: None,
+        }
+    }
+
     /// The subnet chosen for one family.
     pub fn subnet_of(&self, family: Family) -> Option<IpNetwork> {
         match family {
@@ -215,9 +227,20 @@ impl Leases {
             reserved_ports: String::new(),
         }
     }
-}
 
-impl Leases {
+    /// What a container keeps for one network.
+    pub fn endpoint(&self, id: &EndpointId) -> Option<&EndpointLease> {
+        self.endpoints.get(&id.container)?.get(&id.network)
+    }
+
+    /// Whether an interface has what was chosen for it.
+    fn has(&self, id: &EndpointId, endpoint: &ResolvedEndpoint) -> bool {
+        self.endpoint(id).is_some_and(|lease| {
+            lease.addresses() == endpoint.addresses.map(|address| address.ip())
+                && lease.epoch == endpoint.epoch
+        })
+    }
+
     /// The keys of a container's host ports.
     fn ports_of(&self, container: &str) -> impl Iterator<Item = &String> {
         let prefix = format!("{container} ");

@@ -2,9 +2,12 @@
 
 use ipnetwork::IpNetwork;
 
-use super::{LeaseFacts, Leases, NetworkLease, addresses::default_gateway, subnets};
+use super::{LeaseFacts, Leases, NetworkLease, subnets};
 use crate::{
-    model::{DesiredState, Driver, Family, Network, PerFamily},
+    model::{
+        DesiredState, Driver, Family, Network, PerFamily,
+        range::{default_gateway, overlap},
+    },
     reconcile::{
         names,
         problem::Problem,
@@ -44,11 +47,6 @@ pub(super) fn resolve(
 /// Whether the network has this family and leaves the choice of the subnet to weft.
 fn leases_subnet(network: &Network, family: Family) -> bool {
     network.has(family) && network.subnet(family).is_none()
-}
-
-/// Whether two ranges have a common address.
-fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
-    one.contains(other.network()) || other.contains(one.network())
 }
 
 /// Forgets leased subnets that no network uses, for it is gone or names a subnet itself now, where a declared network
@@ -120,15 +118,7 @@ fn number(name: &str, leases: &mut Leases) -> u32 {
     }
     let number = leases.next_network;
     leases.next_network += 1;
-    let lease = NetworkLease {
-        number,
-        subnet: None,
-        subnet_v6: None,
-        last_address: None,
-        last_address_v6: None,
-        gone_since: None,
-    };
-    leases.networks.insert(name.to_owned(), lease);
+    leases.networks.insert(name.to_owned(), NetworkLease::new(number));
     number
 }
 

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, net::IpAddr};
 use super::LeaseFacts;
 use crate::model::{PortRange, Protocol};
 
-/// All claims so far, by protocol and host address (unspecified: all of its family), then by the first port of each range. Ranges of one
-/// address never overlap, so the one that begins last before a port is the only one that may hold it.
+/// All claims so far, by protocol and host address (unspecified: all of its family), then by the first port of each
+/// range. Ranges of one address never overlap, so the one that begins last before a port is the only one that may hold
+/// it.
 #[derive(Debug, Default)]
 pub struct Claims(BTreeMap<(Protocol, IpAddr), Ranges>);
 

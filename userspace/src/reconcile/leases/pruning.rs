@@ -129,14 +129,7 @@ mod tests {
     fn keep(leases: &mut Leases, container: &str, network: &str) {
         let number = leases.next_network;
         leases.next_network += 1;
-        leases.networks.entry(network.to_owned()).or_insert(NetworkLease {
-            number,
-            subnet: None,
-            subnet_v6: None,
-            last_address: None,
-            last_address_v6: None,
-            gone_since: None,
-        });
+        leases.networks.entry(network.to_owned()).or_insert(NetworkLease::new(number));
         let lease = EndpointLease {
             address: Some(Ipv4Addr::new(10, 10, 0, 2)),
             address_v6: None,

@@ -14,7 +14,7 @@ use crate::{
     reconcile::{
         names,
         problem::Problem,
-        resolved::{EndpointId, ResolvedEndpoint, ResolvedPublication, ResolvedState},
+        resolved::{ResolvedEndpoint, ResolvedPublication, ResolvedState},
     },
 };
 
@@ -83,14 +83,9 @@ pub(super) fn resolve_one(
     claims: &mut Claims,
 ) -> Result<Vec<ResolvedPublication>, String> {
     let owner = stack_owner(container, desired)?;
-    let (endpoint, resolved) = state
-        .endpoints
-        .range(EndpointId { container: owner.to_owned(), network: String::new() }..)
-        .take_while(|(id, _)| id.container == owner)
-        .find(|(_, endpoint)| endpoint.default_route)
-        .ok_or(
-            "the container is in no network that reaches the world: an internal network publishes nothing",
-        )?;
+    let (endpoint, resolved) = state.of_container(owner).find(|(_, endpoint)| endpoint.default_route).ok_or(
+        "the container is in no network that reaches the world: an internal network publishes nothing",
+    )?;
     let host_binding = desired.networks.get(&endpoint.network).and_then(|network| network.host_binding);
     let host_address = publication.host_address.or(host_binding);
     let modes = desired.networks.get(&endpoint.network).map(|network| network.gateway_modes);

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use crate::reconcile::names::stable_hash;
+use crate::{model::range::overlap, reconcile::names::stable_hash};
 
 /// Docker's default address pools, in its order: 172.17 to 172.31 as /16, then 192.168 as /20.
 pub fn pools() -> impl Iterator<Item = Ipv4Network> {
@@ -16,11 +16,7 @@ pub fn pools() -> impl Iterator<Item = Ipv4Network> {
 
 /// The first pool that touches none of `taken`.
 pub fn first_free(taken: &[IpNetwork]) -> Option<Ipv4Network> {
-    let overlaps = |pool: &Ipv4Network, other: &IpNetwork| match other {
-        IpNetwork::V4(other) => pool.overlaps(*other),
-        IpNetwork::V6(_) => false,
-    };
-    pools().find(|pool| !taken.iter().any(|other| overlaps(pool, other)))
+    pools().find(|pool| is_free((*pool).into(), taken))
 }
 
 /// The first /64 of this host's unique local addresses that touches none of `taken`. `seed` makes the global identifier,
@@ -31,12 +27,12 @@ pub fn first_free_v6(seed: u64, number: u32, taken: &[IpNetwork]) -> Option<Ipv6
         let subnet = (number as u16).wrapping_add(step);
         let bits = 0xfd_u128 << 120 | u128::from(identifier) << 80 | u128::from(subnet) << 64;
         let range = Ipv6Network::new(Ipv6Addr::from(bits), 64).ok()?;
-        let free = |other: &IpNetwork| match other {
-            IpNetwork::V6(other) => !range.overlaps(*other),
-            IpNetwork::V4(_) => true,
-        };
-        taken.iter().all(free).then_some(range)
+        is_free(range.into(), taken).then_some(range)
     })
+}
+
+fn is_free(range: IpNetwork, taken: &[IpNetwork]) -> bool {
+    !taken.iter().any(|other| overlap(range, *other))
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub fn withhold(
     state.remotes.retain(|remote| networks.contains_key(&remote.network) && peers.contains_key(&remote.vtep));
 
     let lease = |leases: &Leases, id: &EndpointId| {
-        let lease = leases.endpoints.get(&id.container)?.get(&id.network)?;
+        let lease = leases.endpoint(id)?;
         Some((lease.addresses(), lease.mac, lease.epoch, lease.namespace_cookie))
     };
     let mut others = Vec::new();
@@ -63,11 +63,7 @@ pub fn withhold(
             return true;
         }
         waits(format!("container {} in network {}", id.container, id.network));
-        let before = earlier.endpoints.get(id).filter(|before| {
-            lease(kept, id).is_some_and(|(addresses, _, epoch, _)| {
-                (addresses, epoch) == (before.addresses.map(|address| address.ip()), before.epoch)
-            })
-        });
+        let before = earlier.endpoints.get(id).filter(|before| kept.has(id, before));
         others.extend(before.map(|before| (id.clone(), before.clone())));
         false
     });

@@ -5,12 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::{Applied, Error, READ_SINGLY, Reconciler, reading::device_fact};
+use super::{Applied, Error, Reconciler, reading::device_fact};
 use crate::{
     model::{ContainerNamespace, DesiredState},
     reconcile::{
         containers::Host,
-        kernel::Kernel,
+        kernel::{Kernel, READ_SINGLY},
         leases::{
             Leases,
             difference::{self, Index, Patched},
@@ -137,7 +137,8 @@ impl Reconciler {
         let host = Host { netlink: &self.netlink, kernel: &kernel, dataplane: &self.dataplane };
         let Applied { state, facts, .. } = &self.applied;
         let ids = patched.endpoints.iter();
-        let pending = self.containers.ensure_some(ids, state, &facts.uplinks, host, &mut problems).await;
+        let (uplinks, vtep) = (&facts.uplinks, facts.vtep);
+        let pending = self.containers.ensure_some(ids, state, uplinks, vtep, host, &mut problems).await;
         for made in &pending {
             kernel.read_device(&self.netlink, &made.device).await?;
         }
@@ -186,7 +187,7 @@ impl Reconciler {
         }
         for name in touched {
             memory.namespaces.remove(name);
-            for (_, endpoint) in difference::of_container(&self.applied.state, name) {
+            for (_, endpoint) in self.applied.state.of_container(name) {
                 let Some(namespace) = &endpoint.namespace else { continue };
                 // As in a whole round: without its veth the inode may be that of a new namespace.
                 if kernel.link(&endpoint.device).is_none() {
@@ -210,8 +211,8 @@ impl Reconciler {
         )
     }
 
-    /// Removes the devices of interfaces that are no longer declared or have no namespace, after what leads to them. Answers the indices of
-    /// the veths that the touched containers had.
+    /// Removes the devices of interfaces that are no longer declared or have no namespace, after what leads to them.
+    /// Answers the indices of the veths that the touched containers had.
     async fn remove_gone(
         &mut self,
         patched: &Patched,

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Error, Reconciler};
 use crate::{
-    model::{DesiredState, Family, Protocol},
+    model::{DesiredState, Protocol},
     netdev::{Link, PortRanges},
     reconcile::{
         facts::{DeviceFact, KernelFacts, UplinkFact},
@@ -126,10 +126,4 @@ impl Reconciler {
 
 pub(super) fn device_fact(link: &Link) -> Option<DeviceFact> {
     Some(DeviceFact { ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address? })
-}
-
-/// The families that the networks have, IPv4 first.
-pub(super) fn families(state: &ResolvedState) -> [bool; 2] {
-    let has = |family| state.networks.values().any(|network| network.subnets.of(family).is_some());
-    Family::BOTH.map(has)
 }

@@ -308,6 +308,8 @@ fn compare(rounds: Vec<Vec<Step>>) -> Result<usize, TestCaseError> {
             let done = patch(&before, &desired, &touched, namespaces, &mut leases, &mut state, &mut index);
             match done {
                 Some(patched) => {
+                    let of_touched = state.publications.iter().filter(|it| touched.contains(&it.container));
+                    assert!(of_touched.eq(&patched.publications), "in the order of the state");
                     let (state_before, kept) = &untouched;
                     let mut undone = state.clone();
                     patched.clone().undo(&touched, &mut undone);
