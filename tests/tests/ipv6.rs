@@ -197,6 +197,23 @@ fn published_ports() -> Result<()> {
     // It belongs to its container.
     let bound = common::bind(&it.host, "::1", 8080)?;
     assert!(bound.stderr.contains("Address already in use"), "{bound:?}");
+    // Nor is a port of one family free for a wildcard of the other.
+    for (address, port) in [("::", 8084), ("0.0.0.0", 8081)] {
+        let bound = common::bind(&it.host, address, port)?;
+        assert!(bound.stderr.contains("Address already in use"), "{address}:{port} {bound:?}");
+    }
+    // The host's link-local address has no published port; a server of its own is reached there.
+    it.host.ip("addr add fe80::1/64 dev eth0 nodad")?;
+    it.client.ip("addr add fe80::100/64 dev eth0 nodad")?;
+    let _own = it.host.serve_whoami(8444)?;
+    let connect = |port: u16| {
+        it.client.run(&format!(
+            "python3 -c \"import socket; socket.create_connection(('fe80::1%eth0', {port}), 5)\""
+        ))
+    };
+    connect(8444)?.expect_ok()?;
+    let refused = connect(8080)?;
+    assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
     // Datagrams in fragments, both ways.
     let _echo = it.web.serve_echo(12000)?;
     let report = it.client.labtool("udp-ping [2001:db8::1]:12000 --count 50 --size 4000")?;

@@ -81,6 +81,9 @@ fn the_world_knows_containers_by_their_own_addresses() -> Result<()> {
     ] {
         assert!(from.whoami("tcp", to).is_err(), "{} reaches {to}", from.name());
     }
+    for address in ["2001:db8:10::10", "198.51.100.10"] {
+        assert!(!client.pings(address)? && host.pings(address)?, "echo requests to {address}");
+    }
     assert!(drops(&daemon, "direct_routing")? > 0 && drops(&daemon, "isolated")? > 0);
     // The host's own port 8080 is free for IPv6, and 80 for everybody: they are not published here.
     for (address, port) in [("::1", 8080), ("0.0.0.0", 80)] {
