@@ -69,7 +69,7 @@ fn isolated_members_need_forwarding() -> Result<()> {
         let _web = it.web.serve_whoami(80)?;
         let reached = || -> Result<bool> {
             it.web.check("ip neigh flush dev eth0")?;
-            Ok(it.shop.whoami("tcp", "192.0.2.1:8080").is_ok())
+            it.shop.reaches("tcp", "192.0.2.1:8080")
         };
         assert!(reached()?);
         it.host.sysctl("net.ipv4.ip_forward", "0")?;
