@@ -125,7 +125,9 @@ fn masquerade() -> Result<()> {
         assert!(container.pings("2001:db8::100")?, "{}", container.name());
     }
     assert!(packets(&it.daemon, "masquerade_out")? > 8 && packets(&it.daemon, "masquerade_in")? > 8);
+    it.db.ip("route add 2001:db8::100 via fd00:11::1")?;
     assert!(!it.db.pings("2001:db8::100")?, "an internal network does not reach the world");
+    assert!(drops(&it.daemon, "internal")? > 0);
     assert_eq!(it.web.whoami("tcp", "192.0.2.100:7000")?.ip().to_string(), "192.0.2.1", "as ever by IPv4");
     // A closed port is told to the sender, through the translation.
     let refused = it.web.labtool("udp-send [2001:db8::100]:10 --count 200");

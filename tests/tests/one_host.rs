@@ -68,8 +68,11 @@ fn s2_masquerade() -> Result<()> {
     }
     assert!(it.web.pings("192.0.2.100")?);
     assert!(it.packets("masquerade_out")? >= 8 && it.packets("masquerade_in")? >= 6);
+    assert_eq!(it.db.ip("route show default")?, "");
+    assert_eq!(it.drops("internal")?, 0);
+    it.db.ip("route add 192.0.2.100 via 10.11.0.1")?;
     assert!(!it.db.pings("192.0.2.100")?, "an internal network does not reach the world");
-    assert!(it.drops("internal")? + it.drops("no_route")? > 0 || it.db.ip("route show default")?.is_empty());
+    assert!(it.drops("internal")? > 0);
 
     // No container address is ever seen on the wire.
     let capture = common::capture(&it.client, 3, "net 10.0.0.0/8")?;
@@ -240,7 +243,8 @@ fn loopback_publications_stay_on_the_host() -> Result<()> {
     let _own = it.host.serve_http(8444, "own")?;
     assert_eq!(it.client.curl("http://127.0.0.1:8444")?.expect_ok()?.stdout, "own");
     let output = it.client.curl("http://127.0.0.1:8443")?;
-    assert!(!output.ok(), "{}", output.stdout);
+    // Refused, or no answer in time.
+    assert!(matches!(output.code(), Some(7 | 28)), "{output:?}");
     assert!(it.host.curl("http://127.0.0.1:8443")?.stdout.contains("secret"));
     it.lab.finish()
 }
