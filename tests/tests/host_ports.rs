@@ -91,8 +91,8 @@ fn a_port_that_is_given_up_is_published_in_every_way() -> Result<()> {
 }
 
 /// MPTCP sockets of the host reach published ports as TCP sockets do; the server speaks TCP, so the connection falls back.
-/// `getpeername` is not asked: `connect` shows the programs the subflow's socket and `getpeername` MPTCP's own, whose
-/// cookies differ, so that it tells the container's address (README, limits).
+/// But `connect` shows the programs the subflow's socket and `getpeername` MPTCP's own, whose cookies differ, so that it
+/// tells the container's address (README, limits).
 #[test]
 fn mptcp_sockets_reach_published_ports() -> Result<()> {
     const CONNECT: &str = "
@@ -105,6 +105,7 @@ for address in [('127.0.0.1', 8080), ('192.0.2.1', 8080), ('10.10.0.1', 8080)]:
     s.settimeout(5)
     s.connect(address)
     assert s.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL) == 262
+    assert s.getpeername() == ('10.10.0.10', 80), s.getpeername()
     s.send(b'GET / HTTP/1.0\\r\\n\\r\\n')
     data = b''
     while chunk := s.recv(4096): data += chunk

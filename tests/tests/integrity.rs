@@ -3,33 +3,21 @@
 mod common;
 
 use anyhow::Result;
-use common::{LIMIT, OneHost, number};
-use tests::{Namespace, lab::namespace::labtool_result};
+use common::OneHost;
+use tests::Namespace;
 
-/// TCP bulk, small and large datagrams, and UDP_SEGMENT, with the receiver's checksum counters.
-fn bulk(
+/// TCP bulk, small and large datagrams, and UDP_SEGMENT, with the receiver's checksum counters. `ports`: of TCP and UDP,
+/// those that are sent to and those that the receiver listens on.
+fn everything(
     from: &Namespace,
     to: &Namespace,
     address: &str,
-    tcp: u16,
-    udp: u16,
+    ports: (u16, u16),
     listen: (u16, u16),
 ) -> Result<()> {
-    let mut receiver = to.serve(&format!("tcp-receive [::]:{}", listen.0))?;
-    let sent = from.labtool(&format!("tcp-send {address}:{tcp} --bytes 100000007"))?;
-    let received = labtool_result(&mut receiver, LIMIT)?;
-    assert_eq!(
-        (&sent["bytes"], &sent["sha256"]),
-        (&received["bytes"], &received["sha256"]),
-        "{address}:{tcp}"
-    );
-    for (segments, size) in [(1, 64), (1, 1400), (40, 1400)] {
-        let mut receiver = to.serve(&format!("udp-receive [::]:{} --count 4000", listen.1))?;
-        from.labtool(&format!("udp-send {address}:{udp} --count 4000 --size {size} --segments {segments}"))?;
-        let received = labtool_result(&mut receiver, LIMIT)?;
-        let counts =
-            (number(&received, "datagrams"), number(&received, "corrupted"), number(&received, "duplicates"));
-        assert_eq!(counts, (4000, 0, 0), "{address}:{udp} {size} bytes x {segments}: {received}");
+    common::bulk(from, to, &format!("{address}:{}", ports.0), listen.0, 100_000_007)?;
+    for (size, segments) in [(64, 1), (1400, 1), (1400, 40)] {
+        common::datagrams(from, to, &format!("{address}:{}", ports.1), listen.1, (4000, size, segments))?;
     }
     assert_eq!((from.checksum_errors()?, to.checksum_errors()?), (0, 0), "{address}");
     Ok(())
@@ -38,7 +26,7 @@ fn bulk(
 #[test]
 fn bridge() -> Result<()> {
     let it = OneHost::new("ibridge")?;
-    bulk(&it.shop, &it.web, "10.10.0.10", 9000, 9001, (9000, 9001))?;
+    everything(&it.shop, &it.web, "10.10.0.10", (9000, 9001), (9000, 9001))?;
     assert!(it.packets("bridge")? > 10_000);
     it.lab.finish()
 }
@@ -46,7 +34,7 @@ fn bridge() -> Result<()> {
 #[test]
 fn masquerade() -> Result<()> {
     let it = OneHost::new("imasq")?;
-    bulk(&it.web, &it.client, "192.0.2.100", 9000, 9001, (9000, 9001))?;
+    everything(&it.web, &it.client, "192.0.2.100", (9000, 9001), (9000, 9001))?;
     assert!(it.packets("masquerade_out")? > 10_000 && it.packets("masquerade_in")? > 200);
     it.lab.finish()
 }
@@ -54,7 +42,7 @@ fn masquerade() -> Result<()> {
 #[test]
 fn port_mapping() -> Result<()> {
     let it = OneHost::new("iport")?;
-    bulk(&it.client, &it.web, "192.0.2.1", 8080, 5353, (80, 53))?;
+    everything(&it.client, &it.web, "192.0.2.1", (8080, 5353), (80, 53))?;
     assert!(it.packets("portmap_in")? > 10_000 && it.packets("portmap_out")? > 200);
     it.lab.finish()
 }
@@ -62,9 +50,9 @@ fn port_mapping() -> Result<()> {
 #[test]
 fn hairpin() -> Result<()> {
     let it = OneHost::new("ihair")?;
-    bulk(&it.shop, &it.web, "192.0.2.1", 8080, 5353, (80, 53))?;
-    bulk(&it.other, &it.web, "10.12.0.1", 8080, 5353, (80, 53))?;
-    bulk(&it.web, &it.web, "192.0.2.1", 8080, 5353, (80, 53))?;
+    everything(&it.shop, &it.web, "192.0.2.1", (8080, 5353), (80, 53))?;
+    everything(&it.other, &it.web, "10.12.0.1", (8080, 5353), (80, 53))?;
+    everything(&it.web, &it.web, "192.0.2.1", (8080, 5353), (80, 53))?;
     assert!(it.packets("hairpin_in")? > 30_000 && it.packets("hairpin_out")? > 600);
     it.lab.finish()
 }
@@ -72,7 +60,7 @@ fn hairpin() -> Result<()> {
 #[test]
 fn host_sockets() -> Result<()> {
     let it = OneHost::new("ihost")?;
-    bulk(&it.host, &it.web, "127.0.0.1", 8080, 5353, (80, 53))?;
+    everything(&it.host, &it.web, "127.0.0.1", (8080, 5353), (80, 53))?;
     assert!(it.packets("host_socket")? > 0);
     it.lab.finish()
 }

@@ -4,13 +4,13 @@ mod common;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use common::{
-    drops,
+    bulk, drops, dual_stack,
     fragments::{COUNT, Fragments},
     number, packets, within,
 };
-use tests::{Container, Daemon, Host, Lab, Namespace, Process, lab::namespace::labtool_result};
+use tests::{Container, Daemon, Host, Lab, Process};
 
 /// A host with both families on its uplink, a client outside, and the networks of [`FILE`].
 struct Dual {
@@ -64,10 +64,7 @@ impl Dual {
         let wire = lab.segment("192.0.2.0/24")?;
         let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
         let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
-        for (at, address) in [(&host, "2001:db8::1"), (&client, "2001:db8::100")] {
-            at.ip(&format!("addr add {address}/64 dev eth0 nodad"))?;
-        }
-        host.ip("route add default via 2001:db8::100")?;
+        dual_stack(&host, &client)?;
         let [web, shop, other] = [host.container("web")?, host.container("shop")?, host.container("other")?];
         let [db, old] = [host.container("db")?, host.container("old")?];
         let daemon = host.weft(file)?;
@@ -76,18 +73,16 @@ impl Dual {
 
     /// The IPv6 address that a container has leased.
     fn address_of(container: &Container) -> Result<String> {
-        let shown = container.ip_json("-6 addr show dev eth0 scope global")?;
-        Ok(shown[0]["addr_info"][0]["local"].as_str().unwrap_or_default().to_owned())
+        Self::address_of_scope(container, "global")
     }
-}
 
-/// 32 MiB by TCP; the hashes of both ends must be the same.
-fn bulk(from: &Namespace, to: &Namespace, address: &str) -> Result<()> {
-    let mut receiver = to.serve("tcp-receive [::]:9")?;
-    let sent = from.labtool(&format!("tcp-send {address} --bytes 33554432"))?;
-    let received = labtool_result(&mut receiver, common::LIMIT)?;
-    assert_eq!((number(&received, "bytes"), &received["sha256"]), (33_554_432, &sent["sha256"]));
-    Ok(())
+    fn address_of_scope(container: &Container, scope: &str) -> Result<String> {
+        let shown = container.ip_json("-6 addr show dev eth0")?;
+        let addresses = shown[0]["addr_info"].as_array().context("no addresses")?;
+        let found = addresses.iter().find(|address| address["scope"] == scope);
+        let found = found.and_then(|address| address["local"].as_str());
+        Ok(found.with_context(|| format!("no address of scope {scope} in {shown}"))?.to_owned())
+    }
 }
 
 /// Members, host and gateway reach one another from the first packet on, by the fast path.
@@ -113,7 +108,7 @@ fn members_and_host_reach_each_other() -> Result<()> {
     assert!(!it.web.pings(&address)?);
     assert!(drops(&it.daemon, "isolated")? > 0);
     // Every byte arrives.
-    bulk(&it.web, &it.shop, "[fd00:10::11]:9")?;
+    bulk(&it.web, &it.shop, "[fd00:10::11]:9", 9, 33_554_432)?;
     it.lab.finish()
 }
 
@@ -130,14 +125,16 @@ fn masquerade() -> Result<()> {
         assert!(container.pings("2001:db8::100")?, "{}", container.name());
     }
     assert!(packets(&it.daemon, "masquerade_out")? > 8 && packets(&it.daemon, "masquerade_in")? > 8);
+    it.db.ip("route add 2001:db8::100 via fd00:11::1")?;
     assert!(!it.db.pings("2001:db8::100")?, "an internal network does not reach the world");
+    assert!(drops(&it.daemon, "internal")? > 0);
     assert_eq!(it.web.whoami("tcp", "192.0.2.100:7000")?.ip().to_string(), "192.0.2.1", "as ever by IPv4");
     // A closed port is told to the sender, through the translation.
     let refused = it.web.labtool("udp-send [2001:db8::100]:10 --count 200");
     assert!(refused.is_err_and(|error| format!("{error:#}").contains("Connection refused")));
     assert!(packets(&it.daemon, "icmp_error")? > 0);
     // Bulk both ways, and datagrams in fragments.
-    bulk(&it.web, &it.client, "[2001:db8::100]:9")?;
+    bulk(&it.web, &it.client, "[2001:db8::100]:9", 9, 33_554_432)?;
     let _echo = it.client.serve_echo(11)?;
     let report = it.web.labtool("udp-ping [2001:db8::100]:11 --count 50 --size 4000")?;
     assert_eq!(number(&report, "received"), 50, "{report}");
@@ -189,7 +186,7 @@ fn published_ports() -> Result<()> {
         (&*it.client, "[2001:db8::1]:80"),
         (&*it.db, "[fd00:11::1]:8080"),
     ] {
-        assert!(from.whoami("tcp", to).is_err(), "{} reaches {to}", from.name());
+        assert!(!from.reaches("tcp", to)?, "{} reaches {to}", from.name());
     }
     for path in ["portmap_in", "portmap_out", "hairpin_in", "hairpin_out", "host_socket"] {
         assert!(packets(&it.daemon, path)? > 0, "{path} never moved");
@@ -197,6 +194,23 @@ fn published_ports() -> Result<()> {
     // It belongs to its container.
     let bound = common::bind(&it.host, "::1", 8080)?;
     assert!(bound.stderr.contains("Address already in use"), "{bound:?}");
+    // Nor is a port of one family free for a wildcard of the other.
+    for (address, port) in [("::", 8084), ("0.0.0.0", 8081)] {
+        let bound = common::bind(&it.host, address, port)?;
+        assert!(bound.stderr.contains("Address already in use"), "{address}:{port} {bound:?}");
+    }
+    // The host's link-local address has no published port; a server of its own is reached there.
+    it.host.ip("addr add fe80::1/64 dev eth0 nodad")?;
+    it.client.ip("addr add fe80::100/64 dev eth0 nodad")?;
+    let _own = it.host.serve_whoami(8444)?;
+    let connect = |port: u16| {
+        it.client.run(&format!(
+            "python3 -c \"import socket; socket.create_connection(('fe80::1%eth0', {port}), 5)\""
+        ))
+    };
+    connect(8444)?.expect_ok()?;
+    let refused = connect(8080)?;
+    assert!(refused.stderr.contains("Connection refused"), "{refused:?}");
     // Datagrams in fragments, both ways.
     let _echo = it.web.serve_echo(12000)?;
     let report = it.client.labtool("udp-ping [2001:db8::1]:12000 --count 50 --size 4000")?;
@@ -245,7 +259,7 @@ fn isolated_members_reach_published_ports() -> Result<()> {
     {
         assert_eq!(it.shop.whoami(protocol, to)?.ip().to_string(), "fd00:10::11", "{protocol} {to}");
     }
-    assert!(it.shop.whoami("tcp", "[fd00:10::10]:80").is_err(), "icc is off");
+    assert!(!it.shop.reaches("tcp", "[fd00:10::10]:80")?, "icc is off");
     assert!(drops(&it.daemon, "inter_container_disabled")? > 0);
     assert!(it.web.pings("fd00:10::1")? && it.web.pings("2001:db8::100")?);
     for damage in
@@ -297,11 +311,7 @@ s.send(b'\\x33\\x33\\0\\0\\0\\1' + {mac} + b'\\x86\\xdd' + struct.pack('!IHBB', 
     let advertisement = "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::11') + bytes([2, 1]) + own";
     let foreign_mac =
         "bytes([136, 0, 0, 0, 0x20, 0, 0, 0]) + ip('fd00:10::10') + bytes([2, 1, 2, 0, 0, 0, 0, 9])";
-    let shown = it.web.ip_json("-6 addr show dev eth0 scope link")?;
-    // What the filter leaves out is an empty object.
-    let shown =
-        shown[0]["addr_info"].as_array().and_then(|shown| shown.iter().find_map(|it| it["local"].as_str()));
-    let link_local = shown.expect("an address of the link");
+    let link_local = &Dual::address_of_scope(&it.web, "link")?;
     // From an address that is its own: only that it is no router is wrong.
     let router = "bytes([134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0])";
     for (reason, mac, source, payload) in [
@@ -375,7 +385,7 @@ fn the_host_goes_on_hearing_its_router() -> Result<()> {
     // From then on it is the administrator's.
     host.sysctl("net.ipv6.conf.all.forwarding", "0")?;
     within(Duration::from_secs(5), "it is obeyed", || {
-        Ok(web.whoami("tcp", "[2001:db8::100]:7000").is_err() && drops(&daemon, "forwarding_disabled")? > 0)
+        Ok(!web.reaches("tcp", "[2001:db8::100]:7000")? && drops(&daemon, "forwarding_disabled")? > 0)
     })?;
     assert_eq!(setting("all.forwarding")?, "0");
     host.sysctl("net.ipv6.conf.all.forwarding", "1")?;

@@ -4,11 +4,11 @@ mod common;
 
 use anyhow::Result;
 use common::{
-    LIMIT, drops,
+    bulk, datagrams, drops,
     fragments::{Fragments, ORDERS},
-    number, packets, within,
+    packets, within,
 };
-use tests::{Container, Daemon, Host, Lab, lab::namespace::labtool_result};
+use tests::{Container, Daemon, Host, Lab};
 
 const MACS: [&str; 2] = ["02:42:0a:14:00:05", "02:42:0a:14:00:06"];
 
@@ -100,24 +100,12 @@ fn everything_passes(it: &Overlay, over: Underlay) -> Result<()> {
 
     for (from, to, address) in [(c0, c1, "[fd00:20::6]"), (c1, c0, "[fd00:20::5]"), (c0, c1, "10.20.0.6")] {
         let before = it.hosts[0].interface("eth0")?;
-        let mut receiver = to.serve("tcp-receive [::]:9000")?;
-        let sent = from.labtool(&format!("tcp-send {address}:9000 --bytes 100000003"))?;
-        let received = labtool_result(&mut receiver, LIMIT)?;
-        assert_eq!((&sent["bytes"], &sent["sha256"]), (&received["bytes"], &received["sha256"]));
+        bulk(from, to, &format!("{address}:9000"), 9000, 100_000_003)?;
         let after = it.hosts[0].interface("eth0")?;
         let packets = after.tx.packets + after.rx.packets - before.tx.packets - before.rx.packets;
         assert!(packets < 30_000, "{packets} packets for 100 MB to {address}");
-        for (port, segments, size) in [(9001, 1, 1300), (9002, 40, 1300), (9003, 1, 24)] {
-            let mut receiver = to.serve(&format!("udp-receive [::]:{port} --count 4000"))?;
-            from.labtool(&format!(
-                "udp-send {address}:{port} --count 4000 --size {size} --segments {segments}"
-            ))?;
-            let received = labtool_result(&mut receiver, LIMIT)?;
-            assert_eq!(
-                (number(&received, "datagrams"), number(&received, "corrupted")),
-                (4000, 0),
-                "{address}: {received}"
-            );
+        for (port, size, segments) in [(9001, 1300, 1), (9002, 1300, 40), (9003, 24, 1)] {
+            datagrams(from, to, &format!("{address}:{port}"), port, (4000, size, segments))?;
         }
     }
     let tool = Fragments::new(&it.lab)?;
@@ -164,9 +152,7 @@ fn a_smaller_underlay_is_told_to_the_sender() -> Result<()> {
     it.daemons[0].command(&["apply", "-f", &file])?.expect_ok()?;
     it.daemons[0].kill9();
     c0.ip("link set eth0 mtu 1500")?;
-    let mut receiver = c1.serve("tcp-receive [::]:9000")?;
-    let sent = c0.labtool("tcp-send [fd00:20::6]:9000 --bytes 5000000")?;
-    assert_eq!(sent["sha256"], labtool_result(&mut receiver, LIMIT)?["sha256"]);
+    bulk(c0, c1, "[fd00:20::6]:9000", 9000, 5_000_000)?;
     c0.run("ping -c 2 -i 0.3 -W 1 -M do -s 1400 fd00:20::6")?;
     assert!(c0.ip("-6 route get fd00:20::6")?.contains("mtu 1330"), "{}", c0.ip("-6 route get fd00:20::6")?);
     it.lab.finish()
@@ -196,13 +182,8 @@ fn a_kernel_peer_and_a_stranger() -> Result<()> {
     within(std::time::Duration::from_secs(5), "it is a peer now", || kernel.pings("fd00:20::5"))?;
     assert!(c0.pings("fd00:20::9")?);
     for (from, to, address) in [(&**c0, &**kernel, "[fd00:20::9]"), (&**kernel, &**c0, "[fd00:20::5]")] {
-        let mut receiver = to.serve("tcp-receive [::]:9000")?;
-        let sent = from.labtool(&format!("tcp-send {address}:9000 --bytes 50000001"))?;
-        assert_eq!(sent["sha256"], labtool_result(&mut receiver, LIMIT)?["sha256"]);
-        let mut receiver = to.serve("udp-receive [::]:9001 --count 2000")?;
-        from.labtool(&format!("udp-send {address}:9001 --count 2000 --size 1200 --segments 20"))?;
-        let received = labtool_result(&mut receiver, LIMIT)?;
-        assert_eq!((number(&received, "datagrams"), number(&received, "corrupted")), (2000, 0), "{received}");
+        bulk(from, to, &format!("{address}:9000"), 9000, 50_000_001)?;
+        datagrams(from, to, &format!("{address}:9001"), 9001, (2000, 1200, 20))?;
     }
     assert_eq!((c0.checksum_errors()?, kernel.checksum_errors()?), (0, 0));
     it.lab.finish()

@@ -51,7 +51,7 @@ x-weft: { uplinks: [ eth0 ] }
     // A container that went away and came back has the address it had.
     let had = address(&it)?;
     it.daemon.rewrite(&FILE.replace("  db: { x-weft: { netns: db } }\n", ""))?;
-    within(Duration::from_secs(5), "db loses its interface", || Ok(it.db.ip("link show dev eth0").is_err()))?;
+    within(Duration::from_secs(5), "db loses its interface", || Ok(!it.db.has_device("eth0")?))?;
     it.daemon.rewrite(FILE)?;
     within(Duration::from_secs(5), "db has its address again", || Ok(address(&it)? == had))?;
     it.lab.finish()
@@ -68,8 +68,11 @@ fn s2_masquerade() -> Result<()> {
     }
     assert!(it.web.pings("192.0.2.100")?);
     assert!(it.packets("masquerade_out")? >= 8 && it.packets("masquerade_in")? >= 6);
+    assert_eq!(it.db.ip("route show default")?, "");
+    assert_eq!(it.drops("internal")?, 0);
+    it.db.ip("route add 192.0.2.100 via 10.11.0.1")?;
     assert!(!it.db.pings("192.0.2.100")?, "an internal network does not reach the world");
-    assert!(it.drops("internal")? + it.drops("no_route")? > 0 || it.db.ip("route show default")?.is_empty());
+    assert!(it.drops("internal")? > 0);
 
     // No container address is ever seen on the wire.
     let capture = common::capture(&it.client, 3, "net 10.0.0.0/8")?;
@@ -167,7 +170,7 @@ fn s3_published_ports() -> Result<()> {
         (&*it.client, format!("{host}:80")),
         (&*it.db, "10.11.0.1:8080".to_owned()),
     ] {
-        assert!(from.whoami("tcp", &to).is_err(), "{} reaches {to}", from.name());
+        assert!(!from.reaches("tcp", &to)?, "{} reaches {to}", from.name());
     }
     for path in ["portmap_in", "portmap_out", "hairpin_in", "hairpin_out", "host_socket"] {
         assert!(it.packets(path)? > 0, "{path} never moved");
@@ -188,7 +191,7 @@ fn isolated_members_reach_published_ports() -> Result<()> {
     for (protocol, to) in [("tcp", "192.0.2.1:8080"), ("tcp", "10.10.0.1:8080"), ("udp", "192.0.2.1:5353")] {
         assert_eq!(it.shop.whoami(protocol, to)?.ip().to_string(), "10.10.0.11", "{protocol} {to}");
     }
-    assert!(it.shop.whoami("tcp", "10.10.0.10:80").is_err(), "icc is off");
+    assert!(!it.shop.reaches("tcp", "10.10.0.10:80")?, "icc is off");
     assert!(it.drops("inter_container_disabled")? > 0);
     assert!(it.web.pings("10.10.0.1")? && it.web.pings("192.0.2.100")?);
     it.host.check("echo 0 > /proc/sys/net/ipv4/conf/br-front/proxy_arp_pvlan")?;
@@ -240,7 +243,8 @@ fn loopback_publications_stay_on_the_host() -> Result<()> {
     let _own = it.host.serve_http(8444, "own")?;
     assert_eq!(it.client.curl("http://127.0.0.1:8444")?.expect_ok()?.stdout, "own");
     let output = it.client.curl("http://127.0.0.1:8443")?;
-    assert!(!output.ok(), "{}", output.stdout);
+    // Refused, or no answer in time.
+    assert!(matches!(output.code(), Some(7 | 28)), "{output:?}");
     assert!(it.host.curl("http://127.0.0.1:8443")?.stdout.contains("secret"));
     it.lab.finish()
 }
@@ -338,7 +342,7 @@ fn s7_s10_attach_and_detach_by_file() -> Result<()> {
         "interfaces in the order of network names"
     );
     it.daemon.rewrite(ONE_HOST)?;
-    within(Duration::from_secs(3), "shop has left it", || Ok(it.shop.ip("link show dev eth2").is_err()))?;
+    within(Duration::from_secs(3), "shop has left it", || Ok(!it.shop.has_device("eth2")?))?;
     assert!(!it.shop.pings("10.12.0.12")?);
     let report = tests::lab::namespace::labtool_result(&mut running, common::LIMIT)?;
     assert_eq!(common::number(&report, "failed"), 0, "{report}");

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use common::{
-    LIMIT, drops,
+    LIMIT, bulk, datagrams, drops,
     fragments::{Fragments, ORDERS},
-    number, packets, within,
+    packets, within,
 };
-use tests::{Container, Daemon, Host, Lab, lab::namespace::labtool_result};
+use tests::{Container, Daemon, Host, Lab};
 
 struct Overlay {
     lab: Lab,
@@ -114,25 +114,13 @@ fn bulk_through_the_tunnel() -> Result<()> {
     let [c0, c1] = &it.containers;
     for (from, to, address) in [(c0, c1, "10.20.0.6"), (c1, c0, "10.20.0.5")] {
         let before = it.hosts[0].interface("eth0")?;
-        let mut receiver = to.serve("tcp-receive [::]:9000")?;
-        let sent = from.labtool(&format!("tcp-send {address}:9000 --bytes 200000003"))?;
-        let received = labtool_result(&mut receiver, LIMIT)?;
-        assert_eq!((&sent["bytes"], &sent["sha256"]), (&received["bytes"], &received["sha256"]));
+        bulk(from, to, &format!("{address}:9000"), 9000, 200_000_003)?;
         // GSO is kept: 200 MB are far fewer packets on the uplink than segments of 1,450 bytes.
         let after = it.hosts[0].interface("eth0")?;
         let packets = after.tx.packets + after.rx.packets - before.tx.packets - before.rx.packets;
         assert!(packets < 60_000, "{packets} packets for 200 MB");
-        for (port, segments, size) in [(9001, 1, 1400), (9002, 40, 1400), (9003, 1, 64)] {
-            let mut receiver = to.serve(&format!("udp-receive [::]:{port} --count 4000"))?;
-            from.labtool(&format!(
-                "udp-send {address}:{port} --count 4000 --size {size} --segments {segments}"
-            ))?;
-            let received = labtool_result(&mut receiver, LIMIT)?;
-            assert_eq!(
-                (number(&received, "datagrams"), number(&received, "corrupted")),
-                (4000, 0),
-                "{received}"
-            );
+        for (port, size, segments) in [(9001, 1400, 1), (9002, 1400, 40), (9003, 64, 1)] {
+            datagrams(from, to, &format!("{address}:{port}"), port, (4000, size, segments))?;
         }
     }
     for container in &it.containers {
@@ -160,13 +148,8 @@ fn s17_a_kernel_peer() -> Result<()> {
     kernel.check(&format!("bridge fdb add {} dev vx dst 192.0.2.1", MACS[0]))?;
     assert!(c0.pings("10.20.0.9")? && kernel.pings("10.20.0.5")?);
     for (from, to, address) in [(&*c0, &*kernel, "10.20.0.9"), (&*kernel, &*c0, "10.20.0.5")] {
-        let mut receiver = to.serve("tcp-receive [::]:9000")?;
-        let sent = from.labtool(&format!("tcp-send {address}:9000 --bytes 50000001"))?;
-        assert_eq!(sent["sha256"], labtool_result(&mut receiver, LIMIT)?["sha256"]);
-        let mut receiver = to.serve("udp-receive [::]:9001 --count 2000")?;
-        from.labtool(&format!("udp-send {address}:9001 --count 2000 --size 1200 --segments 20"))?;
-        let received = labtool_result(&mut receiver, LIMIT)?;
-        assert_eq!((number(&received, "datagrams"), number(&received, "corrupted")), (2000, 0), "{received}");
+        bulk(from, to, &format!("{address}:9000"), 9000, 50_000_001)?;
+        datagrams(from, to, &format!("{address}:9001"), 9001, (2000, 1200, 20))?;
     }
     assert_eq!((c0.checksum_errors()?, kernel.checksum_errors()?), (0, 0));
     assert!(packets(&daemon, "encapsulate")? > 100 && packets(&daemon, "decapsulate")? > 100);
@@ -283,15 +266,17 @@ fn isolated_members_are_so_across_hosts() -> Result<()> {
     let (first, second) = (a.weft(&open(0))?, b.weft(&open(1))?);
     // Broadcast, and unicast to an address that no map knows.
     let reach = |from: &Container, to: &Container, mac: &str| -> Result<bool> {
-        let mut listener = to.spawn("timeout 3 tcpdump -nni eth0 -c 2 'udp port 4567' 2>&1")?;
-        std::thread::sleep(Duration::from_millis(700));
-        from.run("ip neigh replace 10.20.0.200 lladdr ff:ff:ff:ff:ff:ff dev eth0")?;
-        from.run(&format!("ip neigh replace 10.20.0.201 lladdr {mac} dev eth0"))?;
-        for _ in 0..3 {
-            from.run("echo x | socat -u - UDP:10.20.0.200:4567; echo x | socat -u - UDP:10.20.0.201:4567; echo x | socat -u - UDP-DATAGRAM:10.20.0.255:4567,broadcast")?;
+        let listener = common::capture(to, 3, "udp port 4567")?;
+        from.ip("neigh replace 10.20.0.200 lladdr ff:ff:ff:ff:ff:ff dev eth0")?;
+        from.ip(&format!("neigh replace 10.20.0.201 lladdr {mac} dev eth0"))?;
+        for destination in
+            ["UDP:10.20.0.200:4567", "UDP:10.20.0.201:4567", "UDP-DATAGRAM:10.20.0.255:4567,broadcast"]
+        {
+            for _ in 0..3 {
+                from.check(&format!("echo x | socat -u - {destination}"))?;
+            }
         }
-        let output = listener.wait(LIMIT)?;
-        Ok(!output.stdout.contains("0 packets captured"))
+        Ok(common::captured(listener)?.is_some())
     };
     assert!(c0.pings("10.20.0.6")? && reach(&c0, &c1, MACS[1])?, "the test can see it");
     for (closed_a, closed_b) in [(true, false), (false, true), (true, true)] {

@@ -3,8 +3,8 @@
 mod common;
 
 use anyhow::Result;
-use common::{drops, fragments::Fragments, number, packets};
-use tests::{Lab, lab::namespace::labtool_result};
+use common::{bulk, drops, dual_stack, fragments::Fragments, number, packets};
+use tests::Lab;
 
 /// `front` is routed by IPv6 and masqueraded by IPv4, `plain` routed by IPv4 alone, `side` not routed.
 const FILE: &str = r#"
@@ -37,10 +37,7 @@ fn the_world_knows_containers_by_their_own_addresses() -> Result<()> {
     let wire = lab.segment("192.0.2.0/24")?;
     let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
     let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
-    for (at, address) in [(&host, "2001:db8::1"), (&client, "2001:db8::100")] {
-        at.ip(&format!("addr add {address}/64 dev eth0 nodad"))?;
-    }
-    host.ip("route add default via 2001:db8::100")?;
+    dual_stack(&host, &client)?;
     client.ip("route add 2001:db8:10::/64 via 2001:db8::1")?;
     client.ip("route add 198.51.100.0/24 via 192.0.2.1")?;
     let [web, four, other] = [host.container("web")?, host.container("four")?, host.container("other")?];
@@ -79,7 +76,10 @@ fn the_world_knows_containers_by_their_own_addresses() -> Result<()> {
         (&*other, "[2001:db8:10::10]:81"),
         (&*other, "198.51.100.10:81"),
     ] {
-        assert!(from.whoami("tcp", to).is_err(), "{} reaches {to}", from.name());
+        assert!(!from.reaches("tcp", to)?, "{} reaches {to}", from.name());
+    }
+    for address in ["2001:db8:10::10", "198.51.100.10"] {
+        assert!(!client.pings(address)? && host.pings(address)?, "echo requests to {address}");
     }
     assert!(drops(&daemon, "direct_routing")? > 0 && drops(&daemon, "isolated")? > 0);
     // The host's own port 8080 is free for IPv6, and 80 for everybody: they are not published here.
@@ -88,9 +88,7 @@ fn the_world_knows_containers_by_their_own_addresses() -> Result<()> {
     }
 
     // Bulk data, fragments and errors.
-    let mut receiver = client.serve("tcp-receive [::]:9000")?;
-    let sent = web.labtool("tcp-send [2001:db8::100]:9000 --bytes 33554432")?;
-    assert_eq!(sent["sha256"], labtool_result(&mut receiver, common::LIMIT)?["sha256"]);
+    bulk(&web, &client, "[2001:db8::100]:9000", 9000, 33_554_432)?;
     let tool = Fragments::new(&lab)?;
     tool.exchange(&web, &client, "2001:db8::100", (9001, 9001))?;
     tool.exchange(&client, &web, "2001:db8:10::10", (12000, 12000))?;

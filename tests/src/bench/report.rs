@@ -106,7 +106,10 @@ impl Report {
         ]);
         for path in self.paths() {
             for measure in Measure::ALL {
-                let cell = |variant| self.row(path, measure, variant).map_or_else(|| "–".to_owned(), cell);
+                let cell = |variant| {
+                    let row = self.row(path, measure, variant);
+                    row.map_or("–".to_owned(), |row| cell(variant, &row.value, row.ratio.as_ref()))
+                };
                 table.add_row([
                     path.name().to_owned(),
                     format!("{}, {}", measure.name(), measure.unit()),
@@ -130,13 +133,14 @@ impl Report {
     }
 }
 
-fn cell(row: &Row) -> String {
-    let value = short(row.value.median);
-    match row.ratio {
-        Some(ratio) if row.variant != Variant::Cable => {
-            format!("{value} ({:.2}, {:.2}–{:.2})", ratio.median, ratio.min, ratio.max)
+/// A figure in a table, with its ratio to the cable if it is not the cable's own.
+pub fn cell(variant: Variant, value: &Spread, ratio: Option<&Spread>) -> String {
+    let median = short(value.median);
+    match ratio {
+        Some(ratio) if variant != Variant::Cable => {
+            format!("{median} ({:.2}, {:.2}–{:.2})", ratio.median, ratio.min, ratio.max)
         }
-        _ => format!("{value} ({}–{})", short(row.value.min), short(row.value.max)),
+        _ => format!("{median} ({}–{})", short(value.min), short(value.max)),
     }
 }
 

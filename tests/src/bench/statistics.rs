@@ -1,9 +1,9 @@
 //! Medians and their spread.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The middle of some figures, and how far they lie apart.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Half of them are no larger.
     pub median: f64,

@@ -176,9 +176,31 @@ impl Namespace {
             .wait(RUN_LIMIT)
     }
 
+    /// Whether a `serve_whoami` answers; an error where it is not the network that keeps it from that.
+    pub fn reaches(&self, protocol: &str, server: &str) -> Result<bool> {
+        let Err(error) = self.whoami(protocol, server) else { return Ok(true) };
+        let text = format!("{error:#}");
+        let of_the_network = ["os error 11)", "os error 101)", "os error 111)", "os error 113)", "timed out"];
+        if of_the_network.iter().any(|reason| text.contains(reason)) { Ok(false) } else { Err(error) }
+    }
+
     /// Whether `address` answers one of two pings within a second each.
     pub fn pings(&self, address: &str) -> Result<bool> {
-        Ok(self.run(&format!("ping -n -q -c 1 -W 1 {address} || ping -n -q -c 1 -W 1 {address}"))?.ok())
+        let output =
+            self.run(&format!("ping -n -q -c 1 -W 1 {address} || ping -n -q -c 1 -W 1 {address}"))?;
+        match output.code() {
+            Some(0) => Ok(true),
+            Some(1) => Ok(false),
+            // What is no ping at all is no answer either.
+            _ if output.stderr.contains("unreachable") => Ok(false),
+            _ => Err(output.expect_ok().err().context("ping succeeded")?),
+        }
+    }
+
+    /// Whether there is a device of this name.
+    pub fn has_device(&self, name: &str) -> Result<bool> {
+        let links = self.ip_json("link show")?;
+        Ok(links.as_array().context("no list")?.iter().any(|link| link["ifname"] == name))
     }
 }
 

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
-use tests::{Container, Daemon, Host, Lab, Namespace, Output, Process, Segment};
+use tests::{
+    Container, Daemon, Host, Lab, Namespace, Output, Process, Segment, lab::namespace::labtool_result,
+};
 
 /// Limit of a traffic tool.
 pub const LIMIT: Duration = Duration::from_secs(60);
@@ -96,6 +98,40 @@ pub fn drops(daemon: &Daemon, reason: &str) -> Result<u64> {
     Ok(daemon.json(&["status"])?["drops"][reason]["packets"].as_u64().unwrap_or(0))
 }
 
+/// So many bytes by TCP to an address and port, which the receiver listens on or which are led to its port: all arrive.
+pub fn bulk(from: &Namespace, to: &Namespace, address: &str, listen: u16, bytes: u64) -> Result<()> {
+    let mut receiver = to.serve(&format!("tcp-receive [::]:{listen}"))?;
+    let sent = from.labtool(&format!("tcp-send {address} --bytes {bytes}"))?;
+    let received = labtool_result(&mut receiver, LIMIT)?;
+    ensure!(number(&received, "bytes") == bytes, "{address}: {received} of {bytes} bytes");
+    ensure!(received["sha256"] == sent["sha256"], "{address}: {sent} became {received}");
+    Ok(())
+}
+
+/// So many datagrams of a size likewise, by UDP_SEGMENT in packets of several segments: each arrives once.
+pub fn datagrams(
+    from: &Namespace,
+    to: &Namespace,
+    address: &str,
+    listen: u16,
+    (count, size, segments): (u64, usize, usize),
+) -> Result<()> {
+    let mut receiver = to.serve(&format!("udp-receive [::]:{listen} --count {count}"))?;
+    from.labtool(&format!("udp-send {address} --count {count} --size {size} --segments {segments}"))?;
+    let received = labtool_result(&mut receiver, LIMIT)?;
+    let counts = ["datagrams", "corrupted", "duplicates"].map(|key| number(&received, key));
+    ensure!(counts == [count, 0, 0], "{address}, {count} x {size} bytes, {segments} segments: {received}");
+    Ok(())
+}
+
+/// Gives host and client 2001:db8::1 and 2001:db8::100, and the host its default route.
+pub fn dual_stack(host: &Host, client: &Host) -> Result<()> {
+    for (at, address) in [(host, "2001:db8::1"), (client, "2001:db8::100")] {
+        at.ip(&format!("addr add {address}/64 dev eth0 nodad"))?;
+    }
+    host.ip("route add default via 2001:db8::100").map(drop)
+}
+
 /// Tries until it is true.
 pub fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<Duration> {
     let start = Instant::now();
@@ -127,14 +163,21 @@ pub fn capture(place: &Namespace, seconds: u32, filter: &str) -> Result<Process>
     Ok(capture)
 }
 
-/// A capture that is still running has waited in vain when its time is over.
-pub fn nothing_captured(mut capture: Process) -> Result<()> {
-    if let Some(status) = capture.status()? {
-        bail!("the capture ended too early, with {status}: {}", capture.stdout()?);
-    }
+/// What it has captured, or nothing. One that is still running has waited in vain when its time is over.
+pub fn captured(mut capture: Process) -> Result<Option<String>> {
+    let early = capture.status()?.is_some();
     let output = capture.wait(LIMIT)?;
-    // The code of timeout(1).
-    ensure!(output.code() == Some(124), "{}: {}", output.status, output.stdout);
+    match output.code() {
+        Some(0) => Ok(Some(output.stdout)),
+        // The code of timeout(1).
+        Some(124) if !early => Ok(None),
+        _ => bail!("the capture ended too early, with {}: {}", output.status, output.stdout),
+    }
+}
+
+pub fn nothing_captured(capture: Process) -> Result<()> {
+    let captured = captured(capture)?;
+    ensure!(captured.is_none(), "{}", captured.unwrap_or_default());
     Ok(())
 }
 

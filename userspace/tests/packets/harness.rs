@@ -1,7 +1,5 @@
 //! The programs in the kernel, with maps of their own, and running one on a packet.
 
-use std::time::Duration;
-
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray},
@@ -146,13 +144,6 @@ impl Run<'_> {
         Ok(self.programs.program(self.program)?.test_run(options)?.return_value)
     }
 
-    /// Runs the program once and answers how long it took, as the kernel measures it.
-    pub fn time(self) -> Result<Duration> {
-        let options =
-            TestRunOptions { data_in: Some(self.frame), ctx_in: Some(&self.context), ..Default::default() };
-        Ok(self.programs.program(self.program)?.test_run(options)?.duration)
-    }
-
     /// Runs the program once. Fails where more than one counter has moved, or one that does not fit the verdict.
     pub fn outcome(self) -> Result<Outcome> {
         let mut frame = vec![0; self.frame.len() + GROWTH];
@@ -194,6 +185,7 @@ impl Run<'_> {
             Verdict::Redirect => path.is_some() || drop.is_some(),
         };
         assert!(fits, "{} answered {verdict:?} and counted {path:?} {drop:?}", self.program);
-        Ok(Outcome { verdict, path, drop, counted, input: self.frame.to_vec(), frame })
+        let (input, duration) = (self.frame.to_vec(), result.duration);
+        Ok(Outcome { verdict, path, drop, counted, duration, input, frame })
     }
 }

@@ -115,21 +115,9 @@ impl Host {
         self.add_address(HOST, UPLINK)?;
         self.add_address(HOST_2, UPLINK)?;
 
-        let peer = Peer {
-            local: address(HOST),
-            remote: address(PEER),
-            ifindex: if_nametoindex(UPLINK)?,
-            port: VXLAN_PORT,
-            mtu: 1500,
-        };
-        self.programs.hash(map::PEERS)?.insert(PEER_NUMBER, peer, 0)?;
-        let far = EndpointKey { network: MESH.number, address: address(FAR) };
-        let remote = Remote { peer: PEER_NUMBER, mac: mac(FAR_MAC), reserved: 0 };
-        self.programs.hash(map::REMOTES)?.insert(far, remote, 0)?;
-        for peer in [address(PEER), Address::UNSPECIFIED] {
-            let key = VxlanKey { vni: MESH.vni, peer };
-            self.programs.hash(map::VXLAN)?.insert(key, MESH.number, 0)?;
-        }
+        let ours = VxlanKey { vni: MESH.vni, peer: Address::UNSPECIFIED };
+        self.programs.hash(map::VXLAN)?.insert(ours, MESH.number, 0)?;
+        self.add_peer(PEER_NUMBER, [HOST, PEER].map(address), (address(FAR), FAR_MAC))?;
 
         let settings = Settings {
             netns_cookie: 0,
@@ -227,6 +215,23 @@ impl Host {
         Ok(self.programs.hash::<_, u32>(map::ADDRESSES)?.remove(&address(host))?)
     }
 
+    /// Enters a peer of the overlay network, reached from the one address at the other, with a container on it.
+    pub fn add_peer(
+        &mut self,
+        number: u32,
+        [local, remote]: [Address; 2],
+        far: (Address, [u8; 6]),
+    ) -> Result {
+        let ifindex = if_nametoindex(UPLINK)?;
+        let peer = Peer { local, remote, ifindex, port: VXLAN_PORT, mtu: 1500 };
+        self.programs.hash(map::PEERS)?.insert(number, peer, 0)?;
+        let endpoint = EndpointKey { network: MESH.number, address: far.0 };
+        let container = Remote { peer: number, mac: mac(far.1), reserved: 0 };
+        self.programs.hash(map::REMOTES)?.insert(endpoint, container, 0)?;
+        let sender = VxlanKey { vni: MESH.vni, peer: remote };
+        Ok(self.programs.hash(map::VXLAN)?.insert(sender, MESH.number, 0)?)
+    }
+
     /// Publishes a port on one host address, or on all of them.
     pub fn publish(
         &mut self,
@@ -285,11 +290,6 @@ impl Host {
     /// A frame that a container sends.
     pub fn container_sends(&mut self, container: &Container, frame: &Frame) -> Result<Outcome> {
         self.container_sends_bytes(container, &frame.bytes())
-    }
-
-    /// The same, and how long the program took.
-    pub fn container_sends_timed(&mut self, container: &Container, frame: &Frame) -> Result<Duration> {
-        self.programs.run(program::FROM_CONTAINER, &frame.bytes(), container.device)?.time()
     }
 
     pub fn container_sends_bytes(&mut self, container: &Container, frame: &[u8]) -> Result<Outcome> {

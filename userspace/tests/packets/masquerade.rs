@@ -236,7 +236,10 @@ fn the_hosts_routes_decide() -> Result {
 fn a_packet_longer_than_the_uplinks_mtu_opens_no_flow() -> Result {
     with_host(|host| {
         let long = Frame::udp((A.address, PORT), (REMOTE, 443)).payload(&[0; 1473]).sent_by(&A);
-        host.container_sends(&A, &long)?.refused(DropReason::TooBig, (3, 4, 1500), FRONT.gateway);
+        // Without DF likewise: weft does not fragment.
+        for frame in [&long, &long.clone().fragment(0, false)] {
+            host.container_sends(&A, frame)?.refused(DropReason::TooBig, (3, 4, 1500), FRONT.gateway);
+        }
         assert!(host.is_empty()?, "a refused packet has left a record");
         let fits = long.payload(&[0; 1472]);
         host.container_sends(&A, &fits)?.redirected(Path::MasqueradeOut, &translated(&fits));

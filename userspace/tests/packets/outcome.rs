@@ -1,9 +1,13 @@
 //! What a program did with a packet, and assertions on it.
 
-use std::{fmt::Write, net::Ipv4Addr};
+use std::{
+    fmt::Write,
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use dataplane_common::abi::{Counter, DropReason, Path};
-use etherparse::{IpNumber, Ipv4Header};
+use etherparse::{Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header};
 
 use crate::frames::Frame;
 
@@ -29,6 +33,8 @@ pub struct Outcome {
     pub drop: Option<DropReason>,
     /// By how much the one counter moved; zero if none did.
     pub counted: Counter,
+    /// How long the program took, as the kernel measures it.
+    pub duration: Duration,
     /// What went in and what came out.
     pub input: Vec<u8>,
     pub frame: Vec<u8>,
@@ -87,12 +93,7 @@ impl Outcome {
     /// Dropped for this reason, and the sender is told by this ICMP error, which this host sends from `source`.
     #[track_caller]
     pub fn refused(self, reason: DropReason, (kind, code, mtu): (u8, u8, u16), source: Ipv4Addr) {
-        self.is(Verdict::Redirect, None, Some(reason));
-        self.counts(1);
-        let (ethernet, rest) = etherparse::Ethernet2Header::from_slice(&self.frame).expect("Ethernet");
-        assert_eq!(ethernet.destination[..], self.input[6..12]);
-        assert_eq!(ethernet.source[..], self.input[0..6]);
-        let (ip, rest) = Ipv4Header::from_slice(rest).expect("an IPv4 header");
+        let (ip, rest) = Ipv4Header::from_slice(self.turned_back(reason)).expect("an IPv4 header");
         assert_eq!(ip.header_checksum, ip.calc_header_checksum());
         assert_eq!(
             (ip.source, ip.destination),
@@ -104,8 +105,40 @@ impl Outcome {
         assert_eq!((rest[0], rest[1]), (kind, code));
         assert_eq!(u16::from_be_bytes([rest[6], rest[7]]), mtu);
         // As much as there was of the IP header and what the sender needs to find its socket.
-        let quote = &rest[8..];
-        assert!(quote.len() >= 28, "it quotes {} bytes", quote.len());
+        self.quotes(&rest[8..], 28);
+    }
+
+    /// The same by ICMPv6.
+    #[track_caller]
+    pub fn refused_v6(self, reason: DropReason, (kind, code, mtu): (u8, u8, u32), source: Ipv6Addr) {
+        let (ip, rest) = Ipv6Header::from_slice(self.turned_back(reason)).expect("an IPv6 header");
+        assert_eq!(
+            (ip.source, ip.destination),
+            (source.octets(), self.input[22..38].try_into().expect("sixteen"))
+        );
+        assert_eq!(usize::from(ip.payload_length), self.frame.len() - 54);
+        assert_eq!((ip.next_header, ip.hop_limit), (IpNumber::IPV6_ICMP, 64));
+        let pseudo = [&ip.source[..], &ip.destination, &(rest.len() as u32).to_be_bytes(), &[0, 0, 0, 58]];
+        assert_eq!(sum(&[&pseudo.concat(), rest].concat()), 0xffff, "the ICMPv6 checksum");
+        assert_eq!((rest[0], rest[1]), (kind, code));
+        assert_eq!(u32::from_be_bytes(rest[4..8].try_into().expect("four")), mtu);
+        self.quotes(&rest[8..], 48);
+    }
+
+    /// What is behind the Ethernet header of an error that goes back to whom the packet came from.
+    #[track_caller]
+    fn turned_back(&self, reason: DropReason) -> &[u8] {
+        self.is(Verdict::Redirect, None, Some(reason));
+        self.counts(1);
+        let (ethernet, rest) = Ethernet2Header::from_slice(&self.frame).expect("Ethernet");
+        assert_eq!((&ethernet.destination[..], &ethernet.source[..]), (&self.input[6..12], &self.input[..6]));
+        rest
+    }
+
+    /// That this is the beginning of the packet that came in, so many bytes at least.
+    #[track_caller]
+    fn quotes(&self, quote: &[u8], least: usize) {
+        assert!(quote.len() >= least, "it quotes {} bytes", quote.len());
         assert_bytes(quote, &self.input[14..14 + quote.len()]);
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use dataplane_common::abi::{Address, Flow, Index, Mapping, MappingKey, Path, PortSet, Tuple, map};
+use dataplane_common::abi::{
+    Address, DropReason, Flow, Index, Mapping, MappingKey, Path, PortSet, Tuple, map,
+};
 
 use crate::{
     Result,
@@ -33,7 +35,11 @@ fn entries(port: u16) -> [(Tuple, Index); 2] {
 /// Opens a flow of a socket that has none, takes everything back, and answers whether it got a port, and the time.
 fn open(host: &mut Host, own: u16) -> Result<(bool, Duration)> {
     let frame = Frame::udp((A.address, own), (REMOTE, DNS)).sent_by(&A);
-    let time = host.container_sends_timed(&A, &frame)?;
+    let outcome = host.container_sends(&A, &frame)?;
+    if outcome.drop == Some(DropReason::PortsExhausted) {
+        return Ok((false, outcome.duration));
+    }
+    let time = outcome.on_path(Path::MasqueradeOut).duration;
     let inside = Tuple {
         local: address(A.address),
         remote: address(REMOTE),
@@ -42,10 +48,9 @@ fn open(host: &mut Host, own: u16) -> Result<(bool, Duration)> {
         protocol: UDP,
         reserved: [0; 3],
     };
-    let Ok(flow) = host.programs.hash::<Tuple, Flow>(map::UNCONFIRMED)?.get(&inside, 0) else {
-        return Ok((false, time));
-    };
-    host.programs.hash::<Tuple, Flow>(map::UNCONFIRMED)?.remove(&inside)?;
+    let mut unconfirmed = host.programs.hash::<Tuple, Flow>(map::UNCONFIRMED)?;
+    let flow = unconfirmed.get(&inside, 0)?;
+    unconfirmed.remove(&inside)?;
     let mut index = host.programs.hash::<Tuple, Index>(map::PORTS)?;
     index.remove(&flow.outside)?;
     // A socket that shares a port has no claim of its own.
@@ -74,8 +79,8 @@ fn ports_are_found_when_few_are_left() -> Result {
         let last = FIRST_PORT + ((POOL - 1) * 7919 % POOL) as u16;
         let known = Frame::udp((A.address, last), (REMOTE, DNS)).sent_by(&A);
         let _ = host.container_sends(&A, &known)?.on_path(Path::MasqueradeOut);
-        let mut times: Vec<_> =
-            (0..TRIES).map(|_| host.container_sends_timed(&A, &known)).collect::<Result<_>>()?;
+        let mut again = || Ok(host.container_sends(&A, &known)?.on_path(Path::MasqueradeOut).duration);
+        let mut times: Vec<_> = (0..TRIES).map(|_| again()).collect::<Result<_>>()?;
         times.sort_unstable();
         println!("a packet of a flow that is there: p50 {:?}", times[times.len() / 2]);
         println!("{:>5}  {:>8}  {:>8}  {:>8}", "taken", "got one", "p50 ns", "p99 ns");

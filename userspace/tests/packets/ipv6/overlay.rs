@@ -9,7 +9,7 @@ use super::{
     arrives, became,
     bridge::PADDING,
     frame::{Frame, HOP_BY_HOP},
-    refused, sends, source_port,
+    sends, source_port,
     topology::{FAR, FAR_MAC, HOST, M, PEER, gateway, key, with_host},
 };
 use crate::{
@@ -67,7 +67,7 @@ fn seventy_bytes_exactly() -> Result {
         assert!(host.is_empty()?, "encapsulation keeps no state");
         // 1,500 bytes of the uplink leave 1,430.
         let long = Frame::udp((M.address, 4000), (FAR, 80)).payload(&[8; 1383]).sent_by(&M);
-        refused(sends(host, &M, &long)?, DropReason::TooBig, (2, 0, 1430), gateway(3));
+        sends(host, &M, &long)?.refused_v6(DropReason::TooBig, (2, 0, 1430), gateway(3));
         Ok(())
     })
 }

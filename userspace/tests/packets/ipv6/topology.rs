@@ -3,10 +3,7 @@
 use std::{fs, net::Ipv6Addr};
 
 use aya::maps::lpm_trie::Key;
-use dataplane_common::abi::{
-    Address, EndpointKey, MacAddress, Peer, Publication, Remote, Subnet, SubnetKey, VxlanKey, map,
-};
-use nix::net::if_::if_nametoindex;
+use dataplane_common::abi::{Address, EndpointKey, MacAddress, Publication, Subnet, SubnetKey, map};
 use weft::{dataplane::publication_prefixes, model::PortRange};
 
 use crate::{
@@ -14,7 +11,7 @@ use crate::{
     harness::Sizes,
     host::{Host, with_sizes},
     namespace,
-    topology::{self, Container, MESH, NETWORKS, UPLINK, VXLAN_PORT},
+    topology::{self, Container, NETWORKS, UPLINK},
 };
 
 /// A container, with its IPv6 address.
@@ -116,23 +113,7 @@ fn add_ipv6(host: &mut Host) -> Result {
         endpoint.flags |= dataplane_common::abi::flags::FORWARDING_V6;
         endpoints.insert(EndpointKey { network, address: key(member.address) }, endpoint, 0)?;
     }
-    add_peer(host)
-}
-
-fn add_peer(host: &mut Host) -> Result {
-    let peer = Peer {
-        local: key(HOST),
-        remote: key(PEER),
-        ifindex: if_nametoindex(UPLINK)?,
-        port: VXLAN_PORT,
-        mtu: 1500,
-    };
-    host.programs.hash(map::PEERS)?.insert(PEER_NUMBER, peer, 0)?;
-    let far = EndpointKey { network: MESH.number, address: key(FAR) };
-    let remote = Remote { peer: PEER_NUMBER, mac: MacAddress { octets: FAR_MAC }, reserved: 0 };
-    host.programs.hash(map::REMOTES)?.insert(far, remote, 0)?;
-    let sender = VxlanKey { vni: MESH.vni, peer: key(PEER) };
-    Ok(host.programs.hash(map::VXLAN)?.insert(sender, MESH.number, 0)?)
+    host.add_peer(PEER_NUMBER, [HOST, PEER].map(key), (key(FAR), FAR_MAC))
 }
 
 /// Publishes a port on every IPv6 address of the host.

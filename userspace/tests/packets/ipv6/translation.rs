@@ -7,7 +7,7 @@ use super::{
     arrives, became,
     bridge::PADDING,
     frame::{DESTINATION_OPTIONS, Frame, HOP_BY_HOP},
-    refused, sends, source_port,
+    sends, source_port,
     topology::{A, B, C, HOST, REMOTE, REMOTE_2, gateway, publish, with_host},
 };
 use crate::{
@@ -96,17 +96,16 @@ fn the_ways_to_say_no() -> Result {
     with_host(|host| {
         let out = Frame::udp((A.address, PORT), (REMOTE, 443)).sent_by(&A);
         for hops in [0, 1] {
-            refused(
-                sends(host, &A, &out.clone().hop_limit(hops))?,
+            sends(host, &A, &out.clone().hop_limit(hops))?.refused_v6(
                 DropReason::TimeToLive,
                 (3, 0, 0),
                 gateway(1),
             );
         }
         let long = out.clone().payload(&[1; 1460]);
-        refused(sends(host, &A, &long)?, DropReason::TooBig, (2, 0, 1500), gateway(1));
+        sends(host, &A, &long)?.refused_v6(DropReason::TooBig, (2, 0, 1500), gateway(1));
         let tcp = Frame::tcp((A.address, PORT), (REMOTE, 443)).payload(&[1; 1441]).sent_by(&A);
-        refused(sends(host, &A, &tcp)?, DropReason::TooBig, (2, 0, 1500), gateway(1));
+        sends(host, &A, &tcp)?.refused_v6(DropReason::TooBig, (2, 0, 1500), gateway(1));
         // IPv6 has a switch of its own.
         host.change_flags(A.container.device, flags::FORWARDING_V6, 0)?;
         sends(host, &A, &out)?.dropped(DropReason::ForwardingDisabled);
