@@ -79,7 +79,7 @@ fn the_world_knows_containers_by_their_own_addresses() -> Result<()> {
         assert!(!from.reaches("tcp", to)?, "{} reaches {to}", from.name());
     }
     for address in ["2001:db8:10::10", "198.51.100.10"] {
-        assert!(!client.pings(address)? && host.pings(address)?, "echo requests to {address}");
+        assert!(client.pings(address)? && other.pings(address)? && host.pings(address)?, "{address}");
     }
     assert!(drops(&daemon, "direct_routing")? > 0 && drops(&daemon, "isolated")? > 0);
     // The host's own port 8080 is free for IPv6, and 80 for everybody: they are not published here.
@@ -92,6 +92,11 @@ fn the_world_knows_containers_by_their_own_addresses() -> Result<()> {
     let tool = Fragments::new(&lab)?;
     tool.exchange(&web, &client, "2001:db8::100", (9001, 9001))?;
     tool.exchange(&client, &web, "2001:db8:10::10", (12000, 12000))?;
+    for order in ["012", "210", "120"] {
+        for address in ["2001:db8:10::10", "198.51.100.10"] {
+            assert_eq!(tool.ping(&client, address, order, 5)?, 5, "{address} in order {order}");
+        }
+    }
     let refused = web.labtool("udp-send [2001:db8::100]:10 --count 200");
     assert!(refused.is_err_and(|error| format!("{error:#}").contains("Connection refused")));
     let _echo = web.serve_echo(12000)?;
