@@ -1,4 +1,5 @@
-//! The desired state: what providers declare and the reconciler makes true. Pure data, no input or output.
+//! The desired state: what providers declare and the reconciler makes true, and arithmetic on ranges of addresses. Pure
+//! data, no input or output.
 
 mod family;
 pub mod range;
