@@ -44,7 +44,11 @@ fn ping<'a>(from: &'a Namespace, address: &'static str) -> Box<dyn Fn() -> Answe
 fn http<'a>(from: &'a Namespace, url: &'static str) -> Box<dyn Fn() -> Answer + 'a> {
     Box::new(move || {
         let output = from.curl(url)?;
-        Ok(output.ok().then(|| output.stdout.trim().to_owned()))
+        // Refused, or no answer in time; all else is no answer of the network's.
+        if matches!(output.code(), Some(7 | 28)) {
+            return Ok(None);
+        }
+        Ok(Some(output.expect_ok()?.stdout.trim().to_owned()))
     })
 }
 
