@@ -1,12 +1,14 @@
 //! Networks, endpoints and ports as the last round left them.
 
+use std::net::IpAddr;
+
 use super::{EndpointView, NetworkView, PortView};
 use crate::{
-    model::{ContainerNamespace, DesiredState},
+    model::{ContainerNamespace, DesiredState, Family},
     reconcile::{
         Applied,
         ports::key,
-        resolved::{EndpointId, ResolvedEndpoint, ResolvedRemote},
+        resolved::{EndpointId, ResolvedEndpoint, ResolvedNetwork, ResolvedRemote},
     },
 };
 
@@ -21,9 +23,9 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
             number: network.number,
             driver: if network.vxlan.is_some() { "overlay" } else { "bridge" }.to_owned(),
             subnet: network.subnets.v4.map(|subnet| subnet.range.to_string()),
-            gateway: network.subnets.v4.map(|subnet| subnet.gateway),
+            gateway: gateway(network, Family::V4),
             subnet_v6: network.subnets.v6.map(|subnet| subnet.range.to_string()),
-            gateway_v6: network.subnets.v6.map(|subnet| subnet.gateway),
+            gateway_v6: gateway(network, Family::V6),
             bridge: network.bridge.clone(),
             mtu: applied.facts.bridges.get(name).map(|bridge| bridge.mtu),
             internal: network.internal,
@@ -36,6 +38,11 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
             endpoints: members(applied, name),
         })
         .collect()
+}
+
+/// The host's address in a network.
+fn gateway(network: &ResolvedNetwork, family: Family) -> Option<IpAddr> {
+    network.subnets.of(family).map(|subnet| subnet.gateway).filter(|_| !network.is_isolated())
 }
 
 fn members(applied: &Applied, network: &str) -> Vec<EndpointView> {

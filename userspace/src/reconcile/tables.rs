@@ -85,14 +85,20 @@ fn mac(mac: model::MacAddress) -> MacAddress {
 }
 
 fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
+    let modes = network.gateway_modes;
+    let [v4, v6] = [modes.v4, modes.v6].map(|mode| {
+        let unprotected = mode == Some(GatewayMode::NatUnprotected);
+        // Without masquerade the containers leave as they are known.
+        (mode == Some(GatewayMode::Routed) || unprotected && !network.masquerade, unprotected)
+    });
     let of_network: u32 = [
         (network.internal, flags::INTERNAL),
         (network.inter_container, flags::INTER_CONTAINER),
         (network.masquerade, flags::MASQUERADE),
-        (network.gateway_modes.v4 == Some(GatewayMode::Routed), flags::ROUTED),
-        (network.gateway_modes.v6 == Some(GatewayMode::Routed), flags::ROUTED_V6),
-        (network.gateway_modes.v4 == Some(GatewayMode::NatUnprotected), flags::UNPROTECTED),
-        (network.gateway_modes.v6 == Some(GatewayMode::NatUnprotected), flags::UNPROTECTED_V6),
+        (v4.0, flags::ROUTED),
+        (v6.0, flags::ROUTED_V6),
+        (v4.1, flags::UNPROTECTED),
+        (v6.1, flags::UNPROTECTED_V6),
         (network.is_isolated(), flags::ISOLATED),
         (network.vxlan.is_some(), flags::OVERLAY),
         (network.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),

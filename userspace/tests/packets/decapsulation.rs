@@ -14,12 +14,12 @@ use crate::{
     topology::{A, C, FAR, FAR_MAC, HOST, HOST_2, M, MESH, PEER, REMOTE, UPLINK, VXLAN_PORT},
 };
 
-fn inner() -> Frame {
+pub fn inner() -> Frame {
     Frame::udp((FAR, 80), (M.address, 4000)).macs(FAR_MAC, M.mac)
 }
 
 /// The datagram that brings these bytes as inner frame.
-fn outer(inner: &[u8]) -> Frame {
+pub fn outer(inner: &[u8]) -> Frame {
     let payload = [vxlan_header(MESH.vni).as_slice(), inner].concat();
     Frame::udp((PEER, 50_000), (HOST, VXLAN_PORT)).without_checksum().payload(&payload).by_router()
 }

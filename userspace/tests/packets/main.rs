@@ -14,6 +14,7 @@ mod outcome;
 mod topology;
 
 mod bridge;
+mod cost;
 mod decapsulation;
 mod encapsulation;
 mod expiry;

@@ -1,6 +1,7 @@
 //! IPv6: what the other pages show for IPv4.
 
 mod bridge;
+pub mod cost;
 mod errors;
 mod frame;
 mod overlay;
