@@ -1,5 +1,7 @@
 //! Flow records: found by either tuple, kept alive by packets, opened once.
 
+use core::hint::cold_path;
+
 use dataplane_common::{
     abi::{DropReason, Flow, FlowKind, Index, Tuple},
     flow::{Direction, State},
@@ -86,6 +88,7 @@ fn find<'a>(
         touch(flow, parsed, direction);
         return Some(flow);
     }
+    cold_path();
     // SAFETY: as above.
     let flow = unsafe { &mut *maps::unconfirmed_flow(inside)? };
     if !belongs(flow) {

@@ -5,6 +5,8 @@
 //! bounded in memory by the queue, in work by its rate, and in time; there is no reassembly, and nothing of a later
 //! fragment is ever written but its IP header.
 
+use core::hint::cold_path;
+
 use dataplane_common::{
     abi::{DropReason, FragmentKey, Fragments, Path},
     packet::protocol,
@@ -34,6 +36,7 @@ pub fn complete(packet: &Packet, parsed: &mut Parsed) -> Outcome<Option<Verdict>
     if parsed.fragment() == Fragment::Whole || !is_translated(parsed.tuple.protocol) {
         return Ok(None);
     }
+    cold_path();
     match recall(*packet, parsed) {
         GO_ON => Ok(None),
         HOPELESS => Err(DropReason::Fragment),

@@ -46,7 +46,9 @@ use aya_ebpf::{
 
 use crate::{packet::Packet, verdict::Verdict};
 
+// Else it becomes a function that the program does nothing but call.
 #[classifier]
+#[inline(always)]
 pub fn from_container(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
     let size = packet.size();

@@ -1,6 +1,6 @@
 //! The packet: the one place with bounds checks.
 
-use core::{arch::asm, mem::offset_of};
+use core::{arch::asm, hint::cold_path, mem::offset_of};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
@@ -66,7 +66,10 @@ impl Packet {
         match self.at::<T>(offset) {
             // SAFETY: in bounds; the verifier allows unaligned access and so does the CPU.
             Some(header) => Ok(unsafe { &*header }),
-            None => Err(DropReason::Malformed),
+            None => {
+                cold_path();
+                Err(DropReason::Malformed)
+            }
         }
     }
 
@@ -77,7 +80,10 @@ impl Packet {
         match self.at::<T>(offset) {
             // SAFETY: as for `read`; the program is the only writer.
             Some(header) => Ok(unsafe { &mut *header }),
-            None => Err(DropReason::HelperFailed),
+            None => {
+                cold_path();
+                Err(DropReason::HelperFailed)
+            }
         }
     }
 
@@ -87,6 +93,7 @@ impl Packet {
     pub fn linearise(&self, bytes: usize) {
         let (data, end) = self.linear();
         if data + bytes > end && self.length() as usize >= bytes {
+            cold_path();
             helpers::pull(self.skb, bytes as u32);
         }
     }

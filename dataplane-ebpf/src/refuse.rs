@@ -2,7 +2,7 @@
 //! REQ-8). The packet itself becomes the answer.
 
 use dataplane_common::{
-    abi::{Address, DropReason, MacAddress, Tuple},
+    abi::{Address, Device, DeviceRole, DropReason, MacAddress, Tuple},
     packet::{Be16, Be32, ChecksumDelta, Ethernet, Icmp, Ipv4, Ipv6, icmp, icmpv6, protocol},
 };
 
@@ -27,14 +27,13 @@ struct Message {
 }
 
 /// Answers a packet that is dropped for this reason, if it is one that senders are told of. The packet is as it came.
-/// `source`: the address of this host that the sender knows.
 #[inline(always)]
-pub fn refuse(packet: &Packet, reason: DropReason, source: &Address) -> Verdict {
+pub fn refuse(packet: &Packet, reason: DropReason) -> Verdict {
     let told = matches!(
         reason,
         DropReason::TimeToLive | DropReason::TooBig | DropReason::PortsExhausted | DropReason::FlowTableFull
     );
-    if told && answer(*packet, reason, source) {
+    if told && answer(*packet, reason) {
         Verdict::Refuse(reason, helpers::redirect(packet.device(), 0))
     } else {
         Verdict::Drop(reason)
@@ -43,10 +42,13 @@ pub fn refuse(packet: &Packet, reason: DropReason, source: &Address) -> Verdict 
 
 /// Makes the answer of the packet. False: the packet is not worth one.
 #[inline(never)]
-fn answer(packet: Packet, reason: DropReason, source: &Address) -> bool {
+fn answer(packet: Packet, reason: DropReason) -> bool {
     let packet = &packet;
-    let Some(scratch) = maps::scratch() else { return false };
+    let (Some(scratch), Some(device)) = (maps::scratch(), maps::device(packet.device())) else {
+        return false;
+    };
     let parsed = &scratch.parsed;
+    let source = router(parsed, device);
     let Some(message) = message(reason, parsed.is_v6, scratch.mtu) else { return false };
     if parsed.fragment() == Fragment::Later || parsed.is_icmp_error || !may_send(packet.device()) {
         return false;
@@ -58,6 +60,17 @@ fn answer(packet: Packet, reason: DropReason, source: &Address) -> bool {
         answer_v4(packet, parsed, &message, source, sender)
     };
     made.is_some()
+}
+
+/// The address of this host that the sender knows: a container its gateway, others the one that they have sent to, or the
+/// uplink's where that is a container's own.
+#[inline(always)]
+fn router<'a>(parsed: &'a Parsed, device: &'a Device) -> &'a Address {
+    if device.role != DeviceRole::UPLINK {
+        return device.gateway_of(parsed.is_v6);
+    }
+    let sent_to = &parsed.tuple.local;
+    if maps::is_host_address(sent_to) { sent_to } else { device.address_of(parsed.is_v6) }
 }
 
 #[inline(always)]

@@ -1,5 +1,7 @@
 //! What a container sends.
 
+use core::hint::cold_path;
+
 use dataplane_common::{
     abi::{Address, Device, DropReason, FlowKind, Path, Subnet, flags},
     packet::{
@@ -50,15 +52,18 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     };
     let scope = match scope {
         Err(DropReason::SpoofedAddress) => {
+            cold_path();
             epoch = epoch_elsewhere(parsed.tuple.local, device).ok_or(DropReason::SpoofedAddress)?;
             Scope::Elsewhere
         }
         scope => scope?,
     };
-    let is_v6 = parsed.is_v6;
     match ip(packet, parsed, device, scope, epoch) {
         Ok(verdict) => Ok(verdict),
-        Err(reason) => Ok(refuse(packet, reason, device.gateway_of(is_v6))),
+        Err(reason) => {
+            cold_path();
+            Ok(refuse(packet, reason))
+        }
     }
 }
 
@@ -236,10 +241,11 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope, epoch
                 _ => {}
             }
         }
-        if parsed.is_icmp_error
-            && let Some(verdict) = icmp_error::leave(packet, parsed, device, epoch)?
-        {
-            return Ok(verdict);
+        if parsed.is_icmp_error {
+            cold_path();
+            if let Some(verdict) = icmp_error::leave(packet, parsed, device, epoch)? {
+                return Ok(verdict);
+            }
         }
     }
     match scope {

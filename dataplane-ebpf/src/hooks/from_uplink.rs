@@ -38,17 +38,7 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     };
     match ip(packet, parsed, device) {
         Ok(verdict) => Ok(verdict),
-        Err(reason) => {
-            let Some(scratch) = maps::scratch() else { return Err(reason) };
-            // The sender knows this host by the address that it has sent to, unless that is a container's own.
-            let sent_to = &scratch.parsed.tuple.local;
-            let source = if maps::is_host_address(sent_to) {
-                sent_to
-            } else {
-                device.address_of(scratch.parsed.is_v6)
-            };
-            Ok(refuse(packet, reason, source))
-        }
+        Err(reason) => Ok(refuse(packet, reason)),
     }
 }
 
