@@ -153,6 +153,35 @@ impl From<Address> for core::net::IpAddr {
 mod tests {
     use super::*;
     use core::net::IpAddr;
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    /// Addresses of few different words: often equal, alike, or such that words cancel out.
+    fn alike() -> impl Strategy<Value = Address> {
+        let word = prop::sample::select(vec![0, 1_u32, 0xffff, 0x8000_0000, u32::MAX]);
+        prop::array::uniform4(word).prop_map(|words| Address::from_words(words.map(u32::to_be)))
+    }
+
+    proptest! {
+        #[test]
+        fn questions_are_answered_by_the_octets(one in alike(), other in alike(), bits in 0..=128_u32) {
+            let [left, right] = [one, other].map(|address| u128::from_be_bytes(address.octets));
+            prop_assert_eq!(one == other, left == right);
+            prop_assert_eq!(one.is_unspecified(), left == 0);
+            prop_assert_eq!(one.is_v4(), left >> 32 == 0xffff);
+            prop_assert_eq!(one.shares_prefix(&other, bits), (left ^ right).checked_shr(128 - bits).unwrap_or(0) == 0);
+            prop_assert_eq!(HashSet::from([one, other]).len(), if left == right { 1 } else { 2 });
+        }
+    }
+
+    #[test]
+    fn hashes_differ() {
+        use core::hash::BuildHasher as _;
+        let hasher = std::hash::RandomState::new();
+        let hashes: HashSet<u64> =
+            (0..100).map(|word| hasher.hash_one(Address::from_v4_network_order(word))).collect();
+        assert!(hashes.len() > 90, "{} of 100", hashes.len());
+    }
 
     #[test]
     fn addresses_survive_the_way_there_and_back() {
