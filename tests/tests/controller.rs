@@ -289,10 +289,23 @@ fn what_can_be_looked_at() -> Result<()> {
 /// A container can be talked to, and talks itself, as soon as `apply` has answered: nobody's first ARP request is lost.
 #[test]
 fn a_new_container_answers_at_once() -> Result<()> {
-    let it = OneHost::new("prompt")?;
+    answers_at_once(Family::V4, "prompt")
+}
+
+/// Nor its first solicitation, or what comes for its address, however long the kernel takes to come to the address: others
+/// keep the lock of all network devices.
+#[test]
+fn so_it_does_over_ipv6() -> Result<()> {
+    answers_at_once(Family::V6, "v6prompt")
+}
+
+fn answers_at_once(family: Family, title: &str) -> Result<()> {
+    let it = OneHost::of(family, title, ONE_HOST)?;
+    let busy = "while :; do ip link add busy$$ type veth peer name bee$$; ip link del busy$$; done";
+    let _busy = (0..4).map(|_| it.client.spawn(busy)).collect::<Result<Vec<_>>>()?;
     let names = (0..20).map(|index| format!("n{index}")).collect::<Vec<_>>();
     let containers = it.host.containers(&names)?;
-    it.daemon.write_directory(&[("all.yaml".to_owned(), ONE_HOST.to_owned())])?;
+    it.daemon.write_directory(&[("all.yaml".to_owned(), family.file(ONE_HOST))])?;
     let weft = it.host.weft_program()?;
     let mut lost = Vec::new();
     for (index, container) in containers.iter().enumerate() {
@@ -300,10 +313,10 @@ fn a_new_container_answers_at_once() -> Result<()> {
         let text = format!(
             "services:\n  n{index}:\n    networks: {{ front: {{ ipv4_address: {address} }} }}\n    x-weft: {{ netns: n{index} }}\n"
         );
-        let directory = it.daemon.write_directory(&[(format!("n{index}.yaml"), text)])?;
+        let directory = it.daemon.write_directory(&[(format!("n{index}.yaml"), family.file(&text))])?;
         let (from, to) = match index % 2 {
-            0 => (&it.web, address.as_str()),
-            _ => (container, "10.10.0.10"),
+            0 => (&it.web, family.address(&address)),
+            _ => (container, family.address("10.10.0.10")),
         };
         // One shell for both: nothing else passes in between. A request that is lost is repeated after a second.
         let output = it.host.run(&format!(
