@@ -117,11 +117,8 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
         return false;
     }
     // The index goes first, see `flows::forget`.
-    let removed = if FlowKind::is_masqueraded(flow.kind) {
-        end_masquerade(outside, inside)
-    } else {
-        maps::remove_index(outside)
-    };
+    let removed =
+        if flow.uses_mapping() { end_masquerade(outside, inside) } else { maps::remove_index(outside) };
     if confirmed {
         maps::remove_flow(inside)
     } else {

@@ -224,10 +224,12 @@ pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
 
 /// Removes a flow whose container has gone, so that its tuples are free for the next packet.
 #[inline(always)]
-pub fn forget(inside: &Tuple, outside: &Tuple, kind: u8) {
+pub fn forget(inside: &Tuple, outside: &Tuple, flow: &Flow) {
+    // Before the record is another flow's.
+    let uses_mapping = flow.uses_mapping();
     // The index goes first: one without a record heals by the next packet, a record without an index would be found
     // by the container's packets only, and never expire.
-    if maps::remove_index(outside) && FlowKind::is_masqueraded(kind) {
+    if maps::remove_index(outside) && uses_mapping {
         external_port::release_mapping(outside, inside);
     }
     if !maps::remove_flow(inside) {

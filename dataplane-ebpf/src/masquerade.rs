@@ -82,10 +82,11 @@ pub fn enter(
     let now = helpers::now_ns();
     scratch.flow.outside = *inside;
     scratch.flow.outside.local = *external;
-    let port = match external_port::of_socket(packet, inside, external, settings, device.epoch, now) {
-        Err(DropReason::PortsExhausted) => external_port::overlapping(packet, inside, external)?,
-        port => port?,
-    };
+    let (port, shares_port) =
+        match external_port::of_socket(packet, inside, external, settings, device.epoch, now) {
+            Err(DropReason::PortsExhausted) => (external_port::overlapping(packet, inside, external)?, 1),
+            port => (port?, 0),
+        };
     // Field by field: a whole record would be made on the stack first, which has no room for it.
     let flow = &mut scratch.flow;
     flow.outside.local_port = port;
@@ -94,15 +95,13 @@ pub fn enter(
     flow.state = State::opened_by(Direction::FromInside, inside.protocol, parsed.tcp_flags).0;
     let kind = if uplink == 0 { FlowKind::TURN_BACK } else { FlowKind::MASQUERADE };
     begin(flow, now, kind, uplink);
+    flow.shares_port = shares_port;
     scratch.index.inside = *inside;
-    match flows::open(inside, &scratch.flow, &scratch.index) {
-        Ok(true) => {}
-        Ok(false) => external_port::release_mapping(&scratch.flow.outside, inside),
-        Err(reason) => {
-            external_port::release_mapping(&scratch.flow.outside, inside);
-            return Err(reason);
-        }
+    let opened = flows::open(inside, &scratch.flow, &scratch.index);
+    if opened != Ok(true) && shares_port == 0 {
+        external_port::release_mapping(&scratch.flow.outside, inside);
     }
+    opened?;
     if device.flags & flags::FILTER_ADDRESS_DEPENDENT != 0 {
         scratch.claim = scratch.flow.outside.address_claim();
         scratch.claimant = Index { inside: inside.address_claim() };
@@ -120,7 +119,8 @@ fn begin(flow: &mut Flow, now: u64, kind: u8, uplink: u32) {
     flow.remote_network = 0;
     flow.remote_epoch = 0;
     flow.kind = kind;
-    flow.reserved = [0; 2];
+    flow.shares_port = 0;
+    flow.reserved = 0;
 }
 
 /// A packet from the world to an external port that a container's socket has, through no flow. Filtering decides (RFC

@@ -37,7 +37,7 @@ pub fn enter(
         From::Container(client) => {
             if flow.remote_epoch != client.epoch {
                 // The client's address has another holder now.
-                flows::forget(inside, &parsed.tuple, flow.kind);
+                flows::forget(inside, &parsed.tuple, flow);
                 return Ok(None);
             }
             true
@@ -46,7 +46,7 @@ pub fn enter(
     let endpoint = match maps::endpoint(flow.network, &inside.local) {
         Some(endpoint) if endpoint.epoch == flow.epoch => endpoint,
         _ => {
-            flows::forget(inside, &parsed.tuple, flow.kind);
+            flows::forget(inside, &parsed.tuple, flow);
             return Ok(None);
         }
     };
@@ -104,7 +104,8 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
     flow.remote_epoch = 0;
     flow.kind = FlowKind::HAIRPIN;
     flow.state = State::opened_by(Direction::FromOutside, outside.protocol, parsed.tcp_flags).0;
-    flow.reserved = [0; 2];
+    flow.shares_port = 0;
+    flow.reserved = 0;
     let path = match from {
         From::Uplink(uplink) => {
             if !flags::forwards(uplink.flags, parsed.is_v6) {

@@ -37,7 +37,8 @@ pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
     flow.remote_epoch = 0;
     flow.kind = FlowKind::ROUTED;
     flow.state = State::opened_by(Direction::FromInside, parsed.tuple.protocol, parsed.tcp_flags).0;
-    flow.reserved = [0; 2];
+    flow.shares_port = 0;
+    flow.reserved = 0;
     scratch.index.inside = parsed.tuple;
     flows::open(&parsed.tuple, &scratch.flow, &scratch.index)?;
     masquerade::leave(packet, parsed, device, &scratch.flow)

@@ -3,10 +3,10 @@
 
 mod common;
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::Result;
-use common::{LIMIT, ONE_HOST, OneHost, number, within};
+use common::{Family, LIMIT, ONE_HOST, OneHost, dual_stack, number, within};
 use tests::{Lab, Process, lab::namespace::labtool_result};
 
 /// Traffic of every kind that must not notice what happens around it.
@@ -21,7 +21,9 @@ struct Running {
 
 impl Running {
     /// Bulk TCP through a published port, new connections through it and out of a container, and a UDP echo.
-    fn start(it: &OneHost, seconds: f64) -> Result<Self> {
+    fn start(it: &OneHost, family: Family, seconds: f64) -> Result<Self> {
+        let [published, other, requests, echo] = [(1, 8080), (1, 8082), (100, 9100), (100, 7)]
+            .map(|(host, port)| family.at(&format!("192.0.2.{host}"), port));
         let servers = vec![
             it.web.serve("request-serve [::]:81")?,
             it.client.serve("request-serve [::]:9100")?,
@@ -29,16 +31,14 @@ impl Running {
         ];
         let receiver = it.web.serve("tcp-receive [::]:80")?;
         Ok(Self {
-            sender: it.client.start_labtool(&format!("tcp-send 192.0.2.1:8080 --seconds {seconds}"))?,
+            sender: it.client.start_labtool(&format!("tcp-send {published} --seconds {seconds}"))?,
             receiver,
-            requests: it
-                .client
-                .start_labtool(&format!("requests 192.0.2.1:8082 --rate 100 --seconds {seconds}"))?,
+            requests: it.client.start_labtool(&format!("requests {other} --rate 100 --seconds {seconds}"))?,
             outgoing: it
                 .shop
-                .start_labtool(&format!("requests 192.0.2.100:9100 --rate 100 --seconds {seconds}"))?,
+                .start_labtool(&format!("requests {requests} --rate 100 --seconds {seconds}"))?,
             datagrams: it.web.start_labtool(&format!(
-                "udp-ping 192.0.2.100:7 --count {} --interval-us 1000",
+                "udp-ping {echo} --count {} --interval-us 1000",
                 (seconds * 1000.0) as u64
             ))?,
             _servers: servers,
@@ -66,19 +66,28 @@ const WAIT: Duration = Duration::from_secs(5);
 /// A change applies its difference and disturbs nothing else.
 #[test]
 fn changes_disturb_nothing_else() -> Result<()> {
-    let it = OneHost::new("diff")?;
+    changes(Family::V4, "diff")
+}
+
+#[test]
+fn nor_do_they_over_ipv6() -> Result<()> {
+    changes(Family::V6, "v6diff")
+}
+
+fn changes(family: Family, title: &str) -> Result<()> {
+    let it = OneHost::of(family, title, ONE_HOST)?;
     let extra = it.host.container("extra")?;
-    let running = Running::start(&it, 8.0)?;
+    let running = Running::start(&it, family, 8.0)?;
     let more = ONE_HOST
         .replace("services:\n", "  lab: { ipam: { config: [ { subnet: 10.13.0.0/24 } ] } }\nservices:\n  extra:\n    networks: { lab: { ipv4_address: 10.13.0.2 } }\n    ports: [ \"9090:90\" ]\n    x-weft: { netns: extra }\n")
         .replace("\"8080:80\"", "\"8080:80\"\n      - \"30000-30999:1000-1999/udp\"");
     for _ in 0..3 {
-        it.daemon.rewrite(&more)?;
-        within(WAIT, "the new container is there", || extra.pings("10.13.0.1"))?;
+        it.daemon.rewrite(&family.file(&more))?;
+        within(WAIT, "the new container is there", || extra.pings(&family.address("10.13.0.1")))?;
         within(WAIT, "its port is published", || {
             Ok(it.daemon.command(&["port", "ls"])?.stdout.contains("9090"))
         })?;
-        it.daemon.rewrite(ONE_HOST)?;
+        it.daemon.rewrite(&family.file(ONE_HOST))?;
         within(WAIT, "it has gone", || Ok(!extra.has_device("eth0")?))?;
         within(WAIT, "and its network", || {
             Ok(!it.daemon.command(&["network", "ls"])?.stdout.contains("10.13.0.0"))
@@ -109,8 +118,17 @@ fn dry_run_shows_the_difference() -> Result<()> {
 /// `kill -9` under traffic, and starting again: not one connection fails, none is reset.
 #[test]
 fn kill_9_and_restart_harm_nothing() -> Result<()> {
-    let mut it = OneHost::new("kill")?;
-    let running = Running::start(&it, 10.0)?;
+    kill_and_restart(Family::V4, "kill")
+}
+
+#[test]
+fn nor_do_they_harm_ipv6() -> Result<()> {
+    kill_and_restart(Family::V6, "v6kill")
+}
+
+fn kill_and_restart(family: Family, title: &str) -> Result<()> {
+    let mut it = OneHost::of(family, title, ONE_HOST)?;
+    let running = Running::start(&it, family, 10.0)?;
     std::thread::sleep(Duration::from_secs(1));
     for _ in 0..3 {
         it.daemon.kill9();
@@ -121,19 +139,28 @@ fn kill_9_and_restart_harm_nothing() -> Result<()> {
     it.daemon.terminate()?;
     running.finish()?;
     it.daemon.restart()?;
-    assert!(it.web.pings("192.0.2.100")?);
+    assert!(it.web.pings(&family.address("192.0.2.100"))?);
     it.lab.finish()
 }
 
 /// What works goes on without a daemon: new connections, too.
 #[test]
 fn the_dataplane_works_without_its_daemon() -> Result<()> {
-    let mut it = OneHost::new("dead")?;
+    let mut it = OneHost::of(Family::V6, "dead", ONE_HOST)?;
     let _web = it.web.serve_http(80, "hello")?;
     it.daemon.kill9();
-    assert_eq!(it.client.curl("http://192.0.2.1:8080")?.stdout, "hello");
-    assert_eq!(it.host.curl("http://127.0.0.1:8080")?.stdout, "hello");
-    assert!(it.shop.pings("192.0.2.100")? && it.shop.pings("10.10.0.10")?);
+    for family in [Family::V4, Family::V6] {
+        for (from, to) in [(&it.client, "192.0.2.1"), (&it.host, "127.0.0.1")] {
+            assert_eq!(
+                from.curl(&format!("http://{}", family.at(to, 8080)))?.stdout,
+                "hello",
+                "{family:?} {to}"
+            );
+        }
+        for to in ["192.0.2.100", "10.10.0.10"] {
+            assert!(it.shop.pings(&family.address(to))?, "{family:?} {to}");
+        }
+    }
     let status = it.daemon.command(&["status"])?;
     assert_eq!(status.code(), Some(1), "{status:?}");
     assert!(it.daemon.command(&["flow", "ls"])?.ok() && it.daemon.command(&["drop", "ls"])?.ok());
@@ -147,7 +174,9 @@ fn teardown_leaves_nothing() -> Result<()> {
     let lab = Lab::new("gone")?;
     let wire = lab.segment("192.0.2.0/24")?;
     let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?;
+    dual_stack(&host, &lab.host("client")?.on(&wire, "192.0.2.100/24")?)?;
     host.sysctl("net.ipv4.ip_forward", "0")?;
+    host.sysctl("net.ipv6.conf.all.forwarding", "0")?;
     host.sysctl("net.ipv4.ip_local_reserved_ports", "4000,5000-5002")?;
     for name in ["web", "shop", "other", "db"] {
         host.container(name)?;
@@ -155,15 +184,25 @@ fn teardown_leaves_nothing() -> Result<()> {
     let web = host.container("last")?;
     // The kernel says so a moment after the cable is plugged in.
     within(WAIT, "the uplink has a carrier", || Ok(!host.ip("-br link show")?.contains("NO-CARRIER")))?;
-    let before = host.ip("-br link show")?;
-    let mut daemon = host.weft(&ONE_HOST.replace("netns: web", "netns: last"))?;
-    assert_eq!(host.check("cat /proc/sys/net/ipv4/ip_forward")?.trim(), "1");
+    // What a host has besides addresses that it is still trying.
+    let shown = || -> Result<BTreeSet<String>> {
+        let text = host.check(
+            "ip -br link; ip -6 -o addr show scope global; ip -6 route show table all; ip -6 rule; ip -6 neigh show proxy; \
+             sysctl -a -r '^net.ipv[46].(conf|ip_forward|ip_local_reserved_ports)' 2>/dev/null",
+        )?;
+        Ok(text.lines().filter(|line| !line.contains("fe80::")).map(str::to_owned).collect())
+    };
+    let before = shown()?;
+    let mut daemon = host.weft(&Family::V6.file(&ONE_HOST.replace("netns: web", "netns: last")))?;
+    for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+        assert_eq!(host.check(&format!("cat /proc/sys/net/{setting}"))?.trim(), "1", "{setting}");
+    }
     assert!(host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?.contains("5000-5002"));
-    assert!(web.ip("link show dev eth0").is_ok());
+    assert!(web.ip("-6 addr show dev eth0")?.contains("fd00:10::10/64"));
+    assert!(host.ip("-6 route show")?.contains("fd00:10::/64"));
     daemon.teardown()?;
-    assert_eq!(host.check("cat /proc/sys/net/ipv4/ip_forward")?.trim(), "0");
-    assert_eq!(host.check("cat /proc/sys/net/ipv4/ip_local_reserved_ports")?.trim(), "4000,5000-5002");
-    assert_eq!(host.ip("-br link show")?, before);
+    let after = shown()?;
+    assert!(after == before, "{:?}", after.symmetric_difference(&before).collect::<Vec<_>>());
     assert!(!web.has_device("eth0")?);
     lab.finish()
 }
@@ -250,10 +289,23 @@ fn what_can_be_looked_at() -> Result<()> {
 /// A container can be talked to, and talks itself, as soon as `apply` has answered: nobody's first ARP request is lost.
 #[test]
 fn a_new_container_answers_at_once() -> Result<()> {
-    let it = OneHost::new("prompt")?;
+    answers_at_once(Family::V4, "prompt")
+}
+
+/// Nor its first solicitation, or what comes for its address, however long the kernel takes to come to the address: others
+/// keep the lock of all network devices.
+#[test]
+fn so_it_does_over_ipv6() -> Result<()> {
+    answers_at_once(Family::V6, "v6prompt")
+}
+
+fn answers_at_once(family: Family, title: &str) -> Result<()> {
+    let it = OneHost::of(family, title, ONE_HOST)?;
+    let busy = "while :; do ip link add busy$$ type veth peer name bee$$; ip link del busy$$; done";
+    let _busy = (0..4).map(|_| it.client.spawn(busy)).collect::<Result<Vec<_>>>()?;
     let names = (0..20).map(|index| format!("n{index}")).collect::<Vec<_>>();
     let containers = it.host.containers(&names)?;
-    it.daemon.write_directory(&[("all.yaml".to_owned(), ONE_HOST.to_owned())])?;
+    it.daemon.write_directory(&[("all.yaml".to_owned(), family.file(ONE_HOST))])?;
     let weft = it.host.weft_program()?;
     let mut lost = Vec::new();
     for (index, container) in containers.iter().enumerate() {
@@ -261,10 +313,10 @@ fn a_new_container_answers_at_once() -> Result<()> {
         let text = format!(
             "services:\n  n{index}:\n    networks: {{ front: {{ ipv4_address: {address} }} }}\n    x-weft: {{ netns: n{index} }}\n"
         );
-        let directory = it.daemon.write_directory(&[(format!("n{index}.yaml"), text)])?;
+        let directory = it.daemon.write_directory(&[(format!("n{index}.yaml"), family.file(&text))])?;
         let (from, to) = match index % 2 {
-            0 => (&it.web, address.as_str()),
-            _ => (container, "10.10.0.10"),
+            0 => (&it.web, family.address(&address)),
+            _ => (container, family.address("10.10.0.10")),
         };
         // One shell for both: nothing else passes in between. A request that is lost is repeated after a second.
         let output = it.host.run(&format!(

@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use common::OneHost;
+use common::{Family, ONE_HOST, OneHost};
 use serde_json::Value;
 
 /// What DESIGN promises where the kernel tells,
@@ -30,7 +30,7 @@ const MAPS: [&str; 5] = ["published", "endpoints", "devices", "subnets", "addres
 fn snapshot(it: &OneHost) -> Result<BTreeSet<String>> {
     let containers = [&it.web, &it.shop, &it.other, &it.db];
     let bpf = it.daemon.bpf_dir().display();
-    let mut script = "ip -j addr; ip -j route; ".to_owned();
+    let mut script = "ip -j addr; ip -j route; ip -j -6 route; ".to_owned();
     // Only the newest bpftool lists TCX: the daemon is asked how many of its links the kernel says are attached.
     let (weft, socket) = (it.host.weft_program()?, it.daemon.socket().display());
     script +=
@@ -40,7 +40,7 @@ fn snapshot(it: &OneHost) -> Result<BTreeSet<String>> {
     }
     for container in containers {
         let netns = container.netns();
-        script += &format!("ip -n {netns} -j addr; ip -n {netns} -j route; ");
+        script += &format!("ip -n {netns} -j addr; ip -n {netns} -j route; ip -n {netns} -j -6 route; ");
     }
     script += &format!("find {bpf} -type f 2>/dev/null || true");
     let text = it.host.check(&script)?;
@@ -53,7 +53,9 @@ fn snapshot(it: &OneHost) -> Result<BTreeSet<String>> {
         .filter_map(|link| Some((link["ifindex"].as_u64()?, link["ifname"].as_str()?.to_owned())))
         .collect();
     lines.extend(devices("host", &addresses));
-    lines.extend(list(&next()?).map(|route| format!("host {}", self::route(route))));
+    for _family in 0..2 {
+        lines.extend(routes("host", &next()?));
+    }
     for program in list(&next()?["programs"]) {
         lines.insert(format!("program {} attached {}", program["name"], program["attached"]));
     }
@@ -65,7 +67,9 @@ fn snapshot(it: &OneHost) -> Result<BTreeSet<String>> {
     }
     for container in containers {
         lines.extend(devices(container.name(), &next()?));
-        lines.extend(list(&next()?).map(|route| format!("{} {}", container.name(), self::route(route))));
+        for _family in 0..2 {
+            lines.extend(routes(container.name(), &next()?));
+        }
     }
     for pin in text[stream.byte_offset()..].split_whitespace() {
         // from_container-17. The pin of a link whose device has gone guards nothing; it goes with the next full round.
@@ -83,13 +87,15 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-/// Name, state, bridge, MTU, MAC and IPv4 addresses of each device.
+/// Name, state, bridge, MTU, MAC and addresses of each device.
 fn devices(of: &str, addresses: &Value) -> Vec<String> {
     let one = |link: &Value| {
         let up = list(&link["flags"]).any(|flag| flag == "UP");
-        let inet = list(&link["addr_info"]).filter(|address| address["family"] == "inet");
-        let inet: Vec<_> =
-            inet.map(|address| format!("{}/{}", address["local"], address["prefixlen"])).collect();
+        // IPv6's come in any order.
+        let inet: BTreeSet<_> = list(&link["addr_info"])
+            .filter(|address| address["scope"] != "link")
+            .map(|address| format!("{}/{}", address["local"], address["prefixlen"]))
+            .collect();
         // A bridge's and a container's are of weft's choice, the host side of a veth has any.
         let veth = link["ifname"].as_str().is_some_and(|name| name.starts_with("veth"));
         let mac = if veth { &Value::Null } else { &link["address"] };
@@ -99,6 +105,12 @@ fn devices(of: &str, addresses: &Value) -> Vec<String> {
         )
     };
     list(addresses).map(one).collect()
+}
+
+/// Routes that are of weft's choice, or made with an address of its choice.
+fn routes(of: &str, routes: &Value) -> Vec<String> {
+    let routes = list(routes).filter(|route| route["dst"] != "fe80::/64");
+    routes.map(|it| format!("{of} {}", route(it))).collect()
 }
 
 /// A route. Whether the kernel or weft has put back the one of a subnet makes no difference.
@@ -132,11 +144,17 @@ struct Watched {
 
 impl Watched {
     fn new(title: &str) -> Result<Self> {
-        let it = OneHost::new(title)?;
+        let it = OneHost::of(Family::V6, title, ONE_HOST)?;
         let whole = snapshot(&it)?;
-        for expected in
-            ["program", "map published", "map endpoints", "web route", "pin", "host device \"br-front\""]
-        {
+        for expected in [
+            "program",
+            "map published",
+            "map endpoints",
+            "web route",
+            "web route to \"fd00",
+            "pin",
+            "host device \"br-front\"",
+        ] {
             ensure!(whole.iter().any(|line| line.starts_with(expected)), "no {expected} in {whole:#?}");
         }
         Ok(Self { it, whole })
@@ -171,9 +189,18 @@ impl Watched {
     fn finish(self) -> Result<()> {
         let it = self.it;
         let _web = it.web.serve_http(80, "hello")?;
-        assert_eq!(it.client.curl("http://192.0.2.1:8080")?.stdout, "hello");
-        assert_eq!(it.host.curl("http://127.0.0.1:8080")?.stdout, "hello");
-        assert!(it.web.pings("10.10.0.11")? && it.shop.pings("192.0.2.100")? && it.db.pings("10.11.0.11")?);
+        for family in [Family::V4, Family::V6] {
+            for (from, to) in [(&it.client, "192.0.2.1"), (&it.host, "127.0.0.1")] {
+                assert_eq!(
+                    from.curl(&format!("http://{}", family.at(to, 8080)))?.stdout,
+                    "hello",
+                    "{family:?} {to}"
+                );
+            }
+            for (from, to) in [(&it.web, "10.10.0.11"), (&it.shop, "192.0.2.100"), (&it.db, "10.11.0.11")] {
+                assert!(from.pings(&family.address(to))?, "{family:?} {to}");
+            }
+        }
         it.lab.finish()
     }
 
@@ -197,14 +224,18 @@ fn what_netlink_tells_is_repaired_within_a_second() -> Result<()> {
     within_a_second(host, "a veth", &format!("ip link del {veth}"))?;
     within_a_second(web, "the container's end of it", "ip link del eth0")?;
     within_a_second(web, "the default route", "ip route del default")?;
-    within_a_second(web, "the container's address", "ip addr flush dev eth0")?;
+    within_a_second(web, "that of IPv6", "ip -6 route del default")?;
+    within_a_second(web, "all routes of IPv6", "ip -6 route flush dev eth0")?;
+    within_a_second(web, "the container's addresses", "ip addr flush dev eth0")?;
+    within_a_second(web, "the one of IPv6", "ip -6 addr flush dev eth0 scope global")?;
     within_a_second(web, "the container's end, down", "ip link set dev eth0 down")?;
     within_a_second(web, "the container's MAC address", "ip link set dev eth0 address 02:00:00:00:00:66")?;
     within_a_second(host, "the host's end, down", &format!("ip link set dev {veth} down"))?;
     within_a_second(host, "the port of the bridge", &format!("ip link set dev {veth} nomaster"))?;
     within_a_second(host, "a bridge", "ip link del br-front")?;
     within_a_second(host, "a bridge, down", "ip link set dev br-front down")?;
-    within_a_second(host, "the gateway's address", "ip addr flush dev br-front")?;
+    within_a_second(host, "the gateway's addresses", "ip addr flush dev br-front")?;
+    within_a_second(host, "the one of IPv6", "ip -6 addr flush dev br-front scope global")?;
     within_a_second(host, "the MTU of the bridge", "ip link set dev br-front mtu 1400")?;
     // What cannot be repaired at once does not lose its guard, and is repaired when it can be.
     within_a_second(

@@ -6,6 +6,7 @@ mod command;
 mod demo;
 mod lint;
 mod miri;
+mod mutants;
 mod run;
 mod setup;
 mod test;
@@ -33,6 +34,8 @@ enum Command {
     Lint(lint::Options),
     /// Run the tests of the shared logic in Miri, which finds undefined behaviour
     Miri(miri::Options),
+    /// Change the source in small ways, and name each change that no test notices
+    Mutants(mutants::Options),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Miri(options) => miri::run(&options),
+        Command::Mutants(options) => mutants::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -30,18 +30,23 @@ pub fn run(options: &Options) -> Result<()> {
     // The lab looks for these beside the test programs.
     run_command(cargo().args(["build", "--release", "--package", "weft", "--package", "tests", "--bins"]))?;
     let mut command = cargo();
-    if !is_root() {
-        // cargo and nextest both start the test programs with this; building needs no root.
-        let host = output(Command::new("rustc").args(["--print", "host-tuple"])).unwrap_or_default();
-        let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
-        command.env(variable, words(&privileged("env")?));
-    }
+    run_tests_as_root(&mut command)?;
     if find_program("cargo-nextest").is_some() {
         command.args(["nextest", "run", "--release", "--no-fail-fast"]).args(PACKAGES).args(&options.filter);
     } else {
         command.args(["test", "--release", "--no-fail-fast"]).args(PACKAGES).arg("--").args(&options.filter);
     }
     run_command(&mut command)
+}
+
+/// Has cargo and nextest start the test programs as root; building needs none.
+pub fn run_tests_as_root(command: &mut Command) -> Result<()> {
+    if !is_root() {
+        let host = output(Command::new("rustc").args(["--print", "host-tuple"])).unwrap_or_default();
+        let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
+        command.env(variable, words(&privileged("env")?));
+    }
+    Ok(())
 }
 
 /// A daemon mounts bpffs where it is missing, but tests start many at a time: two mounts would hide each

@@ -153,6 +153,37 @@ impl From<Address> for core::net::IpAddr {
 mod tests {
     use super::*;
     use core::net::IpAddr;
+    use std::collections::HashSet;
+
+    /// Every pair of addresses of these words: equal, alike, and such that words cancel out.
+    #[test]
+    fn questions_are_answered_by_the_octets() {
+        let words = [0, 0xffff_u32, 0x8000_0001].map(u32::to_be);
+        let all =
+            || (0..81).map(|number| Address::from_words([27, 9, 3, 1].map(|unit| words[number / unit % 3])));
+        for one in all() {
+            let left = u128::from_be_bytes(one.octets);
+            assert_eq!(one.is_unspecified(), left == 0, "{one:?}");
+            assert_eq!(one.is_v4(), left >> 32 == 0xffff, "{one:?}");
+            for other in all() {
+                let right = u128::from_be_bytes(other.octets);
+                assert_eq!(one == other, left == right, "{one:?} {other:?}");
+                for bits in [0, 1, 31, 32, 33, 63, 64, 95, 96, 127, 128] {
+                    let shared = (left ^ right).checked_shr(128 - bits).unwrap_or(0) == 0;
+                    assert_eq!(one.shares_prefix(&other, bits), shared, "{one:?} {other:?} {bits}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hashes_differ() {
+        use core::hash::BuildHasher as _;
+        let hasher = std::hash::RandomState::new();
+        let hashes: HashSet<u64> =
+            (0..100).map(|word| hasher.hash_one(Address::from_v4_network_order(word))).collect();
+        assert!(hashes.len() > 90, "{} of 100", hashes.len());
+    }
 
     #[test]
     fn addresses_survive_the_way_there_and_back() {

@@ -148,3 +148,23 @@ impl DropReason {
         Self::ALL.get(index as usize).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn an_index_leads_back_and_names_differ() {
+        for path in Path::ALL {
+            assert_eq!(Path::from_index(*path as u32), Some(*path));
+        }
+        for reason in DropReason::ALL {
+            assert_eq!(DropReason::from_index(*reason as u32), Some(*reason));
+        }
+        assert_eq!((Path::from_index(Path::COUNT), DropReason::from_index(DropReason::COUNT)), (None, None));
+        let names = Path::ALL.iter().map(|path| path.as_str());
+        let names: HashSet<_> = names.chain(DropReason::ALL.iter().map(|reason| reason.as_str())).collect();
+        assert_eq!(names.len() as u32, Path::COUNT + DropReason::COUNT);
+    }
+}

@@ -201,3 +201,76 @@ impl Device {
         if is_v6 { &self.gateway_v6 } else { &self.gateway }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{flags::*, *};
+
+    const ALL: [u32; 15] = [
+        INTERNAL,
+        INTER_CONTAINER,
+        MASQUERADE,
+        FORWARDING,
+        PUBLISHED,
+        OVERLAY,
+        GATEWAY,
+        FILTER_ENDPOINT_INDEPENDENT,
+        FILTER_ADDRESS_DEPENDENT,
+        FORWARDING_V6,
+        ROUTED,
+        ROUTED_V6,
+        UNPROTECTED,
+        UNPROTECTED_V6,
+        ISOLATED,
+    ];
+
+    #[test]
+    fn every_flag_is_a_bit_of_its_own() {
+        assert!(ALL.iter().all(|flag| flag.count_ones() == 1));
+        assert_eq!(ALL.iter().fold(0, |all, flag| all | flag).count_ones() as usize, ALL.len());
+    }
+
+    /// Each question, and the flags that say yes for IPv4 and IPv6.
+    #[test]
+    fn questions_are_of_one_family() {
+        let questions: [(fn(u32, bool) -> bool, [&[u32]; 2]); 4] = [
+            (routes, [&[ROUTED], &[ROUTED_V6]]),
+            (is_unprotected, [&[UNPROTECTED], &[UNPROTECTED_V6]]),
+            (knows_members, [&[ROUTED, UNPROTECTED], &[ROUTED_V6, UNPROTECTED_V6]]),
+            (forwards, [&[FORWARDING], &[FORWARDING_V6]]),
+        ];
+        for (question, yes) in questions {
+            for (is_v6, yes) in [false, true].into_iter().zip(yes) {
+                for flag in ALL {
+                    assert_eq!(question(flag, is_v6), yes.contains(&flag), "{flag:#x} {is_v6}");
+                    assert_eq!(question(!flag, is_v6), yes != [flag], "all but {flag:#x} {is_v6}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_device_has_an_address_for_each_family() {
+        let address = |last| Address::from_v4_network_order(last);
+        let device = Device {
+            role: DeviceRole::CONTAINER,
+            flags: 0,
+            network: 0,
+            epoch: 0,
+            container: 0,
+            address: address(1),
+            gateway: address(2),
+            address_v6: address(3),
+            gateway_v6: address(4),
+            prefix_length: 0,
+            prefix_length_v6: 0,
+            mtu: 0,
+            mac: MacAddress { octets: [0; 6] },
+            vxlan_port: 0,
+            vni: 0,
+            uplink_mtu: 0,
+        };
+        let of = |is_v6| [*device.address_of(is_v6), *device.gateway_of(is_v6)];
+        assert_eq!((of(false), of(true)), ([1, 2].map(address), [3, 4].map(address)));
+    }
+}

@@ -18,7 +18,7 @@ impl FlowKind {
     /// Opened by a container of a routed network towards the world: both tuples are the same.
     pub const ROUTED: u8 = 5;
 
-    /// Whether flows of this kind use a mapping.
+    /// Whether flows of this kind have an external port of the pool.
     #[inline(always)]
     pub const fn is_masqueraded(kind: u8) -> bool {
         kind == Self::MASQUERADE || kind == Self::TURN_BACK
@@ -68,8 +68,10 @@ pod! {
         pub kind: u8,
         /// A `flow::State`.
         pub state: u8,
+        /// 1 where the external port is shared with other sockets' flows (RFC 7857 section 3): no mapping counts it.
+        pub shares_port: u8,
         /// Zero.
-        pub reserved: [u8; 2],
+        pub reserved: u8,
     }
 
     /// Map `ports`, key: an outside [`Tuple`]. Inserting here with `BPF_NOEXIST` is the claim of an external port.
@@ -172,6 +174,14 @@ pod! {
     }
 }
 
+impl Flow {
+    /// Whether the mapping of the container's socket counts this flow.
+    #[inline(always)]
+    pub const fn uses_mapping(&self) -> bool {
+        FlowKind::is_masqueraded(self.kind) && self.shares_port == 0
+    }
+}
+
 impl Tuple {
     /// The claim of this tuple's local end for whatever remote end.
     #[inline(always)]
@@ -208,5 +218,79 @@ impl Tuple {
     #[inline(always)]
     pub const fn is_claim(&self) -> bool {
         self.remote.is_unspecified()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> Address {
+        Address::from(core::net::IpAddr::from([192, 0, 2, last]))
+    }
+
+    fn tuple() -> Tuple {
+        Tuple {
+            local: address(1),
+            remote: address(2),
+            local_port: 3,
+            remote_port: 4,
+            protocol: 5,
+            reserved: [0; 3],
+        }
+    }
+
+    #[test]
+    fn a_claim_is_of_the_local_end_alone() {
+        let claim = tuple().claim();
+        assert!(claim.is_claim() && !tuple().is_claim());
+        assert_eq!(claim, Tuple { remote: Address::UNSPECIFIED, remote_port: 0, ..tuple() });
+    }
+
+    /// Or a flow from port 0 would be one.
+    #[test]
+    fn an_address_claim_is_marked() {
+        let claim = tuple().address_claim();
+        let port_zero = Tuple { remote_port: 0, ..tuple() };
+        assert!(claim.is_address_claim() && !claim.is_claim() && claim != port_zero);
+        assert!(!port_zero.is_address_claim() && !tuple().claim().is_address_claim());
+        assert_eq!(Tuple { reserved: [0; 3], ..claim }, port_zero);
+    }
+
+    #[test]
+    fn a_mirror_changes_the_ends() {
+        let mirror = tuple().mirror();
+        let ends = (mirror.local, mirror.local_port, mirror.remote, mirror.remote_port);
+        assert_eq!((ends, mirror.protocol), ((address(2), 4, address(1), 3), 5));
+        assert_eq!(mirror.mirror(), tuple());
+    }
+
+    #[test]
+    fn mappings_count_the_flows_of_their_sockets() {
+        let flow = |kind, shares_port| Flow {
+            outside: tuple(),
+            last_seen_ns: 0,
+            created_ns: 0,
+            epoch: 0,
+            network: 0,
+            uplink: 0,
+            remote_network: 0,
+            remote_epoch: 0,
+            kind,
+            state: 0,
+            shares_port,
+            reserved: 0,
+        };
+        for (kind, is_masqueraded) in [
+            (FlowKind::MASQUERADE, true),
+            (FlowKind::TURN_BACK, true),
+            (FlowKind::PORTMAP, false),
+            (FlowKind::HAIRPIN, false),
+            (FlowKind::ROUTED, false),
+        ] {
+            assert_eq!(FlowKind::is_masqueraded(kind), is_masqueraded, "{kind}");
+            assert_eq!(flow(kind, 0).uses_mapping(), is_masqueraded, "{kind}");
+            assert!(!flow(kind, 1).uses_mapping(), "{kind}");
+        }
     }
 }

@@ -126,4 +126,32 @@ mod tests {
         assert_eq!(publication.container_port(10_000), 60_000);
         assert_eq!(publication.container_port(15_535), 65_535);
     }
+
+    #[test]
+    fn a_key_reads_as_what_is_on_the_wire() {
+        let key = PublicationKey::new(17, &Address::from(core::net::IpAddr::from([192, 0, 2, 1])), 8080);
+        assert_eq!(
+            (key.protocol, &key.address[10..], key.port),
+            ([17, 0], &[0xff, 0xff, 192, 0, 2, 1][..], [31, 144])
+        );
+        assert_eq!((PublicationKey::BITS, PublicationKey::FIXED_BITS), (160, 160 - 16));
+    }
+
+    /// Each port of each set has a bit of its own.
+    #[test]
+    fn sets_of_ports_do_not_overlap() {
+        let mut next = 0;
+        for set in 0..PortSet::SETS {
+            for port in 0..=u16::MAX {
+                let index = PortSet::index(set, port);
+                assert!(index == next / 64 && index / PortSet::WORDS == set, "{set} {port}");
+                let alone = PortSet { bits: 1 << (next % 64) };
+                assert!(
+                    alone.contains(port) && !PortSet { bits: !alone.bits }.contains(port),
+                    "{set} {port}"
+                );
+                next += 1;
+            }
+        }
+    }
 }

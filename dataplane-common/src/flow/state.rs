@@ -178,6 +178,18 @@ mod tests {
         assert!(!again.closed() && !again.confirmed());
     }
 
+    /// Nothing of the one before is left: neither who was heard nor who has sent FIN.
+    #[test]
+    fn so_is_a_syn_after_both_ends_closed() {
+        let closed = walk(&[(FromInside, FIN | ACK), (FromOutside, FIN | ACK)]);
+        assert!(closed.closed() && closed.confirmed());
+        for direction in [FromInside, FromOutside] {
+            assert_eq!(closed.after(direction, protocol::TCP, SYN), State(0));
+            // One that answers is late.
+            assert_eq!(closed.after(direction, protocol::TCP, SYN | ACK), closed);
+        }
+    }
+
     #[test]
     fn syn_on_an_open_connection_changes_nothing() {
         let open = walk(&[(FromInside, SYN), (FromOutside, SYN | ACK), (FromInside, ACK)]);
@@ -188,6 +200,9 @@ mod tests {
     fn datagrams_and_queries_have_their_own_timeouts() {
         let state = State::opened_by(FromInside, protocol::UDP, 0).after(FromOutside, protocol::UDP, 0);
         assert!(state.confirmed());
+        for direction in [FromInside, FromOutside] {
+            assert_eq!(state.after(direction, protocol::UDP, 0), state, "who was heard stays so");
+        }
         assert_eq!(state.timeout_ns(protocol::UDP, &SETTINGS), 300);
         assert_eq!(state.timeout_ns(protocol::ICMP, &SETTINGS), 60);
     }

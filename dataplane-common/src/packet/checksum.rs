@@ -41,8 +41,8 @@ impl ChecksumDelta {
     /// The new value of a checksum field, both as they lie in the packet.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
+        // At most 0x1_0000_fffe: folded once 0x1_fffe, twice 0xffff.
         let mut sum = (!checksum) as u64 + self.to_u32() as u64;
-        sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         sum = (sum & 0xffff) + (sum >> 16);
         !(sum as u16)
@@ -61,6 +61,35 @@ mod tests {
             sum = (sum & 0xffff) + (sum >> 16);
         }
         !(sum as u16)
+    }
+
+    /// Where sums carry, once and again.
+    #[test]
+    fn carries_are_added() {
+        const WORDS: [u32; 5] = [0, 1, 0xffff, 0xffff_0000, u32::MAX];
+        let pairs = || WORDS.into_iter().flat_map(|old| WORDS.map(|new| (old, new)));
+        for (a, b) in pairs() {
+            for (c, d) in pairs() {
+                for (e, f) in [(0, 0), (0xffff, 1), (0xffff, 0), (1, 0xffff)] {
+                    let other = ChecksumDelta::new().replace_u32(c, d).replace_u16(e, f);
+                    let delta = ChecksumDelta::new().replace_u32(a, b).join(other);
+                    let sum =
+                        [!a, b, !c, d, u32::from(!e), u32::from(f)].into_iter().map(u64::from).sum::<u64>();
+                    // One's complement has two zeros, and a sum of anything else but zeros is the second.
+                    let same = |folded: u64, sum: u64| {
+                        folded % 0xffff == sum % 0xffff && (folded == 0) == (sum == 0)
+                    };
+                    assert!(same(delta.to_u32().into(), sum), "{a:x} {b:x} {c:x} {d:x} {e:x} {f:x}");
+                    for before in [0, 1, 0x7fff, 0xfffe, 0xffff_u16] {
+                        let after = u64::from(!delta.apply(before));
+                        assert!(
+                            same(after, u64::from(!before) + sum),
+                            "{a:x} {b:x} {c:x} {d:x} {e:x} {f:x} {before:x}"
+                        );
+                    }
+                }
+            }
+        }
     }
 
     proptest! {

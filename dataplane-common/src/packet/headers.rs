@@ -407,3 +407,45 @@ const _: () = assert!(size_of::<Udp>() == Udp::LENGTH);
 const _: () = assert!(size_of::<Icmp>() == 8);
 const _: () = assert!(size_of::<Vxlan>() == Vxlan::LENGTH);
 const _: () = assert!(size_of::<Arp>() == 28);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The octets of a header, and the integer that they stand for.
+    #[test]
+    fn network_order_is_kept() {
+        let (short, word) = (Be16::new(0x0800), Be32::new(0x0102_0304));
+        assert_eq!((short.get(), short.raw().to_ne_bytes()), (0x0800, [8, 0]));
+        assert_eq!((word.get(), word.raw().to_ne_bytes()), (0x0102_0304, [1, 2, 3, 4]));
+        assert_eq!((Be16::from_raw(short.raw()), Be32::from_raw(word.raw())), (short, word));
+    }
+
+    #[test]
+    fn errors_quote_a_packet() {
+        let errors = |is_error: fn(u8) -> bool| (0..=255).filter(|kind| is_error(*kind)).collect::<Vec<_>>();
+        // Source quench and redirect are none that is translated (RFC 6633, RFC 1812 section 5.2.7.2).
+        assert_eq!(errors(icmp::is_error), [3, 11, 12]);
+        assert_eq!(errors(icmpv6::is_error), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn an_overlay_takes_as_much_as_its_headers() {
+        let inside = (Udp::LENGTH + Vxlan::LENGTH + Ethernet::LENGTH) as u32;
+        assert_eq!(VXLAN_OVERHEAD, Ipv4::LENGTH as u32 + inside);
+        assert_eq!(VXLAN_OVERHEAD_V6, Ipv6::LENGTH as u32 + inside);
+    }
+
+    #[test]
+    fn the_traffic_class_is_between_version_and_label() {
+        let header = Ipv6 {
+            version_class_flow: Be32::new(6 << 28 | 0xa5 << 20 | 0xf_ffff),
+            payload_length: Be16::new(0),
+            next_header: protocol::UDP,
+            hop_limit: 1,
+            source: Address::UNSPECIFIED,
+            destination: Address::UNSPECIFIED,
+        };
+        assert_eq!(header.traffic_class(), 0xa5);
+    }
+}

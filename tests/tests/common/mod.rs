@@ -61,21 +61,77 @@ services:
 x-weft: { uplinks: [ eth0 ] }
 "#;
 
+/// By which of its addresses a test knows everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// The address that is meant by an IPv4 one: beside 192.0.2.1 there is 2001:db8::1, beside 10.10.0.10 fd00:10::10.
+    pub fn address(self, v4: &str) -> String {
+        let octets: Vec<&str> = v4.split('.').collect();
+        match (self, octets.as_slice()) {
+            (Self::V6, ["127", ..]) => "::1".to_owned(),
+            (Self::V6, ["192", _, _, last]) => format!("2001:db8::{last}"),
+            (Self::V6, ["10", network, _, last]) => format!("fd00:{network}::{last}"),
+            _ => v4.to_owned(),
+        }
+    }
+
+    /// The same with a port.
+    pub fn at(self, v4: &str, port: u16) -> String {
+        match self {
+            Self::V4 => format!("{v4}:{port}"),
+            Self::V6 => format!("[{}]:{port}", self.address(v4)),
+        }
+    }
+
+    /// A file like [`ONE_HOST`]; for IPv6 with it beside IPv4 everywhere.
+    pub fn file(self, text: &str) -> String {
+        if self == Self::V4 {
+            return text.to_owned();
+        }
+        let mut text = text.replace("ipam: {", "enable_ipv6: true, ipam: {");
+        for network in 10..=13 {
+            let v4 = format!("{{ subnet: 10.{network}.0.0/24 }}");
+            text = text.replace(&v4, &format!("{v4}, {{ subnet: \"fd00:{network}::/64\" }}"));
+        }
+        let mut parts = text.split("ipv4_address: ");
+        let mut file = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let end = part.find(' ').unwrap_or(part.len());
+            let (v4, rest) = part.split_at(end);
+            file += &format!("ipv4_address: {v4}, ipv6_address: \"{}\"{rest}", self.address(v4));
+        }
+        file
+    }
+}
+
 impl OneHost {
     pub fn new(title: &str) -> Result<Self> {
         Self::with(title, ONE_HOST)
     }
 
     pub fn with(title: &str, file: &str) -> Result<Self> {
+        Self::of(Family::V4, title, file)
+    }
+
+    /// For IPv6 with both families.
+    pub fn of(family: Family, title: &str, file: &str) -> Result<Self> {
         let lab = Lab::new(title)?;
         let wire = lab.segment("192.0.2.0/24")?;
         let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
         let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+        if family == Family::V6 {
+            dual_stack(&host, &client)?;
+        }
         let web = host.container("web")?;
         let shop = host.container("shop")?;
         let other = host.container("other")?;
         let db = host.container("db")?;
-        let daemon = host.weft(file)?;
+        let daemon = host.weft(&family.file(file))?;
         Ok(Self { lab, wire, host, client, web, shop, other, db, daemon })
     }
 

@@ -24,7 +24,7 @@ use super::{
 use crate::model::MacAddress;
 
 /// A device that was set up is read this often until it runs.
-const SETTLING_PAUSE: Duration = Duration::from_millis(2);
+pub(super) const SETTLING_PAUSE: Duration = Duration::from_millis(2);
 
 /// A device as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,9 @@
 //! Routes: the main table, the default route, and asking the kernel which way an address goes.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
 
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -16,6 +19,7 @@ use nix::errno::Errno;
 use super::{
     error::{Result, tolerate},
     handle::Netlink,
+    link::SETTLING_PAUSE,
 };
 
 /// Metric that the kernel gives IPv6 routes that name none (`IP6_RT_PRIO_USER`).
@@ -247,6 +251,19 @@ impl Netlink {
         let operation = format!("remove route {}", route.describe());
         let message = RouteNetlinkMessage::DelRoute(route.message());
         tolerate(self.change(&operation, message, 0).await, &[Errno::ESRCH, Errno::ENODEV])
+    }
+
+    /// Waits until packets for an IPv6 address of this namespace's are taken, but no longer than until `end`: the kernel lists
+    /// an address at once, also one without duplicate address detection, but joins its solicited-node group and enters its
+    /// local route in a work of its own (`addrconf_dad_work`), which waits for the lock of all network devices.
+    pub async fn wait_until_local(&self, address: IpAddr, end: Instant) -> Result<()> {
+        loop {
+            let local = self.route_to(address).await?.is_some_and(|way| way.local);
+            if local || Instant::now() >= end {
+                return Ok(());
+            }
+            tokio::time::sleep(SETTLING_PAUSE).await;
+        }
     }
 
     /// The way to an address by all rules and tables, `None` if there is none.

@@ -35,8 +35,10 @@ const STEPS: usize = 80;
 
 /// Of up to so many interfaces that a round makes it is waited for that packets pass,
 const MOST_PATHS: usize = 16;
-/// and at most this long for all of them.
+/// and at most this long for the devices of all of them,
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// and so long for their addresses, which the kernel has been given: it only has to come to them.
+const LONGEST_WAIT_FOR_ADDRESSES: Duration = Duration::from_secs(3);
 
 /// What an interface was when it was last looked at as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,14 +104,20 @@ struct Path {
     container: u32,
     veth: u32,
     bridge: u32,
+    address_v6: Option<IpAddr>,
 }
 
 impl Path {
-    async fn wait_until_running(&self, host: &Netlink, end: Instant) -> crate::netdev::Result<()> {
+    async fn wait_until_running(&self, host: &Netlink, start: Instant) -> crate::netdev::Result<()> {
+        let end = start + LONGEST_WAIT;
         // In this order: the bridge runs once one of its ports does.
         self.inside.wait_until_running(self.container, end).await?;
         host.wait_until_running(self.veth, end).await?;
-        host.wait_until_running(self.bridge, end).await
+        host.wait_until_running(self.bridge, end).await?;
+        if let Some(address) = self.address_v6 {
+            self.inside.wait_until_local(address, start + LONGEST_WAIT_FOR_ADDRESSES).await?;
+        }
+        Ok(())
     }
 }
 
@@ -251,10 +259,10 @@ impl Containers {
         for Pending { device, .. } in pending {
             results.push(netlink.ensure_link_up(device).await.map(drop));
         }
-        let end = Instant::now() + LONGEST_WAIT;
+        let start = Instant::now();
         for (Pending { path, .. }, result) in pending.iter().zip(&mut results) {
             if let (Some(path), Ok(())) = (path, &result) {
-                *result = path.wait_until_running(netlink, end).await;
+                *result = path.wait_until_running(netlink, start).await;
             }
         }
         for (Pending { id, .. }, result) in pending.iter().zip(results) {
@@ -328,7 +336,8 @@ async fn ensure_one(
         _ => None,
     });
     let (container, veth) = (ensured.container_ifindex, ensured.ifindex);
-    Ok((veth, peer, Path { inside, container, veth, bridge: shape.spec.bridge }))
+    let address_v6 = shape.addresses.v6.map(|network| network.ip());
+    Ok((veth, peer, Path { inside, container, veth, bridge: shape.spec.bridge, address_v6 }))
 }
 
 async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {

@@ -1,6 +1,6 @@
 //! Which external port a masqueraded flow gets.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use dataplane_common::abi::{DropReason, Path, PortSet, map};
 use etherparse::IpNumber;
@@ -10,7 +10,7 @@ use crate::{
     frames::{Frame, Socket},
     host::{Host, ICMP, TCP, UDP, with_host, with_sizes},
     outcome::assert_bytes,
-    topology::{A, B, Container, FIRST_PORT, FRONT, HOST, LAST_PORT, REMOTE, REMOTE_2},
+    topology::{A, A_AGAIN, B, Container, FIRST_PORT, FRONT, HOST, LAST_PORT, REMOTE, REMOTE_2},
 };
 
 /// Opens a UDP flow and answers its external port.
@@ -169,6 +169,50 @@ fn an_empty_pool_harms_nobody_who_has_a_port() -> Result {
         assert_eq!(external_port(host, &A, 40_000, (REMOTE, 53))?, FIRST_PORT);
         assert_eq!(external_port(host, &A, 40_000, (REMOTE_2, 53))?, FIRST_PORT);
         assert_eq!((host.unconfirmed()?.len(), host.mappings()?.len(), host.ports()?.len()), (2, 1, 3));
+        Ok(())
+    })
+}
+
+/// A socket that has shared another's port gets the same one for itself: the flow from before was never counted with it, and
+/// takes nothing from it when it ends, whether by the timeout or because its container has gone.
+#[test]
+fn the_end_of_a_flow_that_shares_its_port_releases_nothing() -> Result {
+    const PORT: u16 = FIRST_PORT;
+    let past = |host: &mut Host| {
+        host.age_flows(Duration::from_secs(302))?;
+        host.age_mappings(Duration::from_secs(121))
+    };
+    let shared = |host: &mut Host| -> Result {
+        host.change_settings(|settings| settings.last_port = settings.first_port)?;
+        assert_eq!(external_port(host, &B, 40_000, (REMOTE, 53))?, PORT);
+        assert_eq!(external_port(host, &A, PORT, (REMOTE_2, 53))?, PORT);
+        assert_eq!((host.mappings()?.len(), host.ports()?.len()), (1, 3), "one mapping, B's");
+        // B's flow and then its claim end; A's goes on.
+        for _ in 0..2 {
+            past(host)?;
+            assert_eq!(external_port(host, &A, PORT, (REMOTE_2, 53))?, PORT);
+            assert_eq!(host.expire()?, 1);
+        }
+        assert_eq!((host.mappings()?.len(), host.ports()?.len()), (0, 1));
+        Ok(())
+    };
+    with_host(|host| {
+        shared(host)?;
+        assert_eq!(external_port(host, &A, PORT, (REMOTE, 53))?, PORT);
+        assert_eq!(host.mapping_users(UDP, (A.address, PORT))?, 1, "it is counted");
+        past(host)?;
+        assert_eq!(external_port(host, &A, PORT, (REMOTE, 53))?, PORT);
+        assert_eq!(host.expire()?, 1, "the flow from before");
+        assert_eq!(host.mapping_users(UDP, (A.address, PORT))?, 1, "it still is");
+        Ok(())
+    })?;
+    with_host(|host| {
+        shared(host)?;
+        host.add_container(&Container { epoch: 999, ..A_AGAIN })?;
+        assert_eq!(external_port(host, &A, PORT, (REMOTE, 53))?, PORT);
+        let late = Frame::udp((REMOTE_2, 53), (HOST, PORT)).by_router();
+        host.world_sends(&late)?.dropped(DropReason::Filtered);
+        assert_eq!(host.mapping_users(UDP, (A.address, PORT))?, 1, "the successor's own");
         Ok(())
     })
 }
