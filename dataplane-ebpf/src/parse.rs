@@ -3,8 +3,8 @@
 use dataplane_common::{
     abi::{Address, DropReason, Tuple},
     packet::{
-        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ports, Tcp, Udp, icmp,
-        icmpv6, protocol,
+        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ports, Sctp, Tcp, Udp,
+        icmp, icmpv6, protocol,
     },
 };
 
@@ -19,8 +19,6 @@ const MOST_EXTENSIONS: u32 = 4;
 /// In place of an echo's remote port: the remote end asks. Where the local end asks it is 0, so that two queries of one
 /// identifier have nothing to do with one another. The identifier is the local port in both.
 pub const REMOTE_QUERY: u16 = 1;
-/// Bytes of a common SCTP header (RFC 9260 section 3.1).
-const SCTP_LENGTH: usize = 12;
 
 /// Which end of the packet is `local` in the tuple that is made of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -264,7 +262,7 @@ fn transport(packet: &Packet, parsed: &mut Parsed, end: usize) -> Outcome<()> {
         protocol::UDP => at + Udp::LENGTH,
         protocol::ICMP if !parsed.is_v6 => at + size_of::<Icmp>(),
         protocol::ICMPV6 if parsed.is_v6 => at + size_of::<Icmp>(),
-        protocol::SCTP => at + SCTP_LENGTH,
+        protocol::SCTP => at + Sctp::LENGTH,
         _ => return Ok(()),
     };
     // A first fragment that does not hold the transport header is malformed, too (RFC 1858 section 3.2, RFC 7112).

@@ -28,6 +28,7 @@ mod masquerade;
 mod portmap;
 mod pressure;
 mod properties;
+mod sctp;
 mod spoofing;
 mod stack;
 mod stale;

@@ -48,6 +48,7 @@ fn sent(from: Socket, to: Socket) -> Vec<(Frame, usize)> {
     for quote in [48, 56, 58, 60, 140, 600] {
         cases.push((Frame::udp(from, to).payload(&[7; 600]), quote));
         cases.push((Frame::syn(from, to).payload(&[9; 100]), quote));
+        cases.push((Frame::sctp(from, to).payload(&[5; 400]), quote));
         cases.push((Frame::echo_request(from.0, to.0, from.1), quote));
     }
     cases
