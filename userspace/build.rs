@@ -88,8 +88,8 @@ fn run() -> Result<(), String> {
         "-Cdebuginfo=2".to_owned(),
         format!("-Clinker={}", linker.display()),
         "-Clink-arg=--btf".to_owned(),
-        // Else each `memset` of three bytes is a call of a loop, and nearly a third of what a packet costs (docs/cost.md).
-        // The order of the stores, which the flag would keep, matters to no kernel that weft runs on.
+        // Else each `memset` of three bytes is a call of a byte loop, and nearly a third of what a packet costs
+        // (docs/cost.md). The order of the stores, which is kept instead, matters to no kernel that weft runs on.
         "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         "-Ctarget-cpu=v3".to_owned(),
     ];

@@ -83,9 +83,12 @@ impl Search {
         self.first.wrapping_add((((helpers::random() & 0xffff) * self.count) >> 16) as u16)
     }
 
+    /// SCTP keeps its port also outside the pool: what leaves in fragments can only do so with it.
     #[inline(always)]
     fn is_free(&self, port: u16, protocol: u8) -> bool {
-        (port.wrapping_sub(self.first) as u32) < self.count && !is_reserved(protocol, port)
+        let in_pool = (port.wrapping_sub(self.first) as u32) < self.count;
+        let is_kept = protocol == protocol::SCTP && port == self.own && port != 0;
+        (in_pool || is_kept) && !is_reserved(protocol, port)
     }
 }
 
@@ -98,11 +101,10 @@ fn claim_port(packet: Packet, inside: &Tuple, external: &Address, settings: &Set
     scratch.claimant.inside.remote_port = 0;
     scratch.claim = scratch.claimant.inside;
     scratch.claim.local = *external;
-    // An ICMP identifier is no port: nobody else on this host uses the number space. SCTP keeps its port, whatever it is.
-    let (first, last, attempts) = match inside.protocol {
-        protocol::ICMP | protocol::ICMPV6 => (0, u16::MAX, ATTEMPTS),
-        protocol::SCTP => (1, u16::MAX, 1),
-        _ => (settings.first_port, settings.last_port, ATTEMPTS),
+    // An ICMP identifier is no port: nobody else on this host uses the number space.
+    let (first, last) = match inside.protocol {
+        protocol::ICMP | protocol::ICMPV6 => (0, u16::MAX),
+        _ => (settings.first_port, settings.last_port),
     };
     scratch.search = Search {
         count: u32::from(last.wrapping_sub(first)) + 1,
@@ -111,7 +113,7 @@ fn claim_port(packet: Packet, inside: &Tuple, external: &Address, settings: &Set
         port: 0,
         outcome: NONE_FOUND,
     };
-    helpers::repeat(attempts, packet.skb, try_claim);
+    helpers::repeat(ATTEMPTS, packet.skb, try_claim);
     match scratch.search.outcome {
         FOUND => Ok(scratch.search.port),
         TABLE_FULL => Err(DropReason::FlowTableFull),
@@ -152,8 +154,7 @@ pub fn overlapping(packet: Packet, inside: &Tuple, external: &Address) -> Outcom
     scratch.claim = *inside;
     scratch.claim.local = *external;
     scratch.search.outcome = NONE_FOUND;
-    let attempts = if inside.protocol == protocol::SCTP { 1 } else { OVERLAPPING_ATTEMPTS };
-    helpers::repeat(attempts, packet.skb, try_overlap);
+    helpers::repeat(OVERLAPPING_ATTEMPTS, packet.skb, try_overlap);
     match scratch.search.outcome {
         FOUND => Ok(scratch.search.port),
         _ => Err(DropReason::PortsExhausted),
@@ -188,8 +189,9 @@ fn is_bound(skb: *mut __sk_buff, port: u16) -> bool {
 #[inline(always)]
 fn is_reserved(protocol: u8, port: u16) -> bool {
     match protocol {
-        protocol::TCP => maps::port_set_contains(PortSet::RESERVED_TCP, port),
-        protocol::UDP => maps::port_set_contains(PortSet::RESERVED_UDP, port),
+        protocol::TCP | protocol::UDP | protocol::SCTP => {
+            maps::port_set_contains(PortSet::reserved(protocol), port)
+        }
         _ => false,
     }
 }

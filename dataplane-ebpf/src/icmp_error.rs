@@ -3,7 +3,10 @@
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, Endpoint, Flow, FlowKind, Path, Tuple, flags},
-    packet::{Be16, Be32, ChecksumDelta, Icmp, Ipv4, Ipv6, Ports, Udp, icmp, icmpv6, protocol},
+    packet::{
+        Be16, Be32, ChecksumDelta, Crc32c, Crc32cDelta, Icmp, Ipv4, Ipv6, Ports, Sctp, Udp, icmp, icmpv6,
+        protocol,
+    },
 };
 
 use crate::{
@@ -28,6 +31,10 @@ pub struct Quoted {
     new_header_checksum: u16,
     /// What its transport checksum becomes.
     new_checksum: u16,
+    /// What it becomes in SCTP.
+    new_crc32c: Crc32c,
+    /// What all changes add to the checksum of the error.
+    change: ChecksumDelta,
 }
 
 impl Quoted {
@@ -139,6 +146,7 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
     // It went the other way than the error.
     let local = if parsed.local() == Side::Source { Side::Destination } else { Side::Source };
     let network = parsed.transport() + size_of::<Icmp>();
+    let mut is_first = false;
     let (source, destination, protocol, transport) = if parsed.is_v6 {
         packet.linearise(network + Ipv6::LENGTH);
         let Ok(ip) = packet.read::<Ipv6>(network) else { return Ok(false) };
@@ -151,9 +159,11 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
         if header_length < Ipv4::LENGTH {
             return Ok(false);
         }
-        if ip.fragment.get() & Ipv4::OFFSET_MASK != 0 {
+        let fragment = ip.fragment.get();
+        if fragment & Ipv4::OFFSET_MASK != 0 {
             return Ok(false);
         }
+        is_first = fragment & Ipv4::MORE_FRAGMENTS != 0;
         (
             Address::from_v4_network_order(ip.source.raw()),
             Address::from_v4_network_order(ip.destination.raw()),
@@ -166,14 +176,20 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
     if transport + Udp::LENGTH > length {
         return Ok(false);
     }
-    packet.linearise(if transport + 18 <= length { transport + 18 } else { transport + Udp::LENGTH });
+    // As far as its checksum, where the quotation has that.
+    packet.linearise(if transport + 18 <= length {
+        transport + 18
+    } else if transport + Sctp::LENGTH <= length {
+        transport + Sctp::LENGTH
+    } else {
+        transport + Udp::LENGTH
+    });
     (quoted.tuple.local, quoted.tuple.remote) = match local {
         Side::Source => (source, destination),
         Side::Destination => (destination, source),
     };
     quoted.tuple.remote_port = 0;
-    quoted.tuple.protocol = protocol;
-    quoted.tuple.reserved = [0; 3];
+    quoted.tuple.set_protocol(protocol);
     quoted.network = network as u16;
     quoted.transport = transport as u16;
     quoted.checksum = 0;
@@ -207,6 +223,8 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
                 quoted.checksum = transport as u16 + 6;
             } else if protocol == protocol::TCP && transport + 18 <= length {
                 quoted.checksum = transport as u16 + 16;
+            } else if protocol == protocol::SCTP && transport + Sctp::LENGTH <= length && !is_first {
+                quoted.checksum = transport as u16 + 8;
             }
         }
         _ => return Ok(false),
@@ -226,21 +244,17 @@ fn rewrite(packet: Packet, parsed: &mut Parsed, quoted: &mut Quoted, to: &Tuple)
         // No error about an error (RFC 1122 section 3.2.2).
         return Err(DropReason::TimeToLive);
     }
-    let from = &quoted.tuple;
-    if from.protocol == protocol::SCTP
-        && (from.local_port != to.local_port || from.remote_port != to.remote_port)
-    {
-        return Err(DropReason::SctpPort);
-    }
-    let delta = prepare(packet, parsed, quoted, to)?;
-    translate::update(&packet, parsed.transport() + 2, delta, 0)?;
+    prepare(packet, parsed, quoted, to)?;
+    translate::update(&packet, parsed.transport() + 2, quoted.change, 0)?;
     rewrite_quotation(packet, parsed, quoted, to)?;
     rewrite_error(packet, parsed, quoted, to)
 }
 
-/// Computes the checksums of the quoted packet, and answers what their and all other changes add to the error's own.
+/// Computes the checksums of the quoted packet, and what their and all other changes add to the error's own. (Answers no
+/// more than a register holds: what is returned by way of the stack may leave a pointer to it behind in R0, which the
+/// verifier refuses.)
 #[inline(never)]
-fn prepare(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple) -> Outcome<ChecksumDelta> {
+fn prepare(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple) -> Outcome<()> {
     let packet = &packet;
     let from = &quoted.tuple;
     let addresses = translate::addresses(from, to, parsed.is_v6);
@@ -251,7 +265,11 @@ fn prepare(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple) -> 
         quoted.new_header_checksum = addresses.apply(old.raw());
         delta = delta.replace_u16(old.raw(), quoted.new_header_checksum);
     }
-    if quoted.checksum() != 0 {
+    if quoted.checksum() != 0 && quoted.tuple.protocol == protocol::SCTP {
+        prepare_sctp(*packet, parsed, quoted, to)?;
+        let old = packet.read::<Crc32c>(quoted.checksum())?;
+        delta = delta.replace_u32(old.raw(), quoted.new_crc32c.raw());
+    } else if quoted.checksum() != 0 {
         let old = packet.read::<Be16>(quoted.checksum())?.raw();
         if old == 0 && quoted.tuple.protocol == protocol::UDP {
             // There is none.
@@ -262,7 +280,24 @@ fn prepare(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple) -> 
             delta = delta.replace_u16(old, quoted.new_checksum);
         }
     }
-    Ok(delta)
+    quoted.change = delta;
+    Ok(())
+}
+
+/// The checksum of a quoted SCTP packet. The quotation is cut, but its IP header tells the length, and more is not needed.
+/// (netfilter sums up what there is, see sctp_manip_pkt.)
+#[inline(never)]
+fn prepare_sctp(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple) -> Outcome<()> {
+    let length = translate::transport_length(&packet, parsed.is_v6, quoted.network(), quoted.transport())?;
+    let header = packet.read::<Sctp>(quoted.transport())?;
+    quoted.new_crc32c = header.checksum;
+    if !header.checksum.is_absent() {
+        // It went the other way than the error.
+        let local = if parsed.local() == Side::Source { Side::Destination } else { Side::Source };
+        let change = Crc32cDelta::ports(header.ports, translate::ports_of(to, local));
+        quoted.new_crc32c = header.checksum.apply(translate::crc32c_delta(change, length));
+    }
+    Ok(())
 }
 
 #[inline(never)]
@@ -289,7 +324,9 @@ fn rewrite_quotation(packet: Packet, parsed: &Parsed, quoted: &Quoted, to: &Tupl
         header.source = Be16::new(source_port);
         header.destination = Be16::new(destination_port);
     }
-    if quoted.checksum() != 0 {
+    if quoted.checksum() != 0 && quoted.tuple.protocol == protocol::SCTP {
+        *packet.write::<Crc32c>(quoted.checksum())? = quoted.new_crc32c;
+    } else if quoted.checksum() != 0 {
         *packet.write::<Be16>(quoted.checksum())? = Be16::from_raw(quoted.new_checksum);
     }
     Ok(())

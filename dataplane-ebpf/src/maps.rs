@@ -8,13 +8,10 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
-use dataplane_common::{
-    abi::{
-        Address, COUNTER_CELLS, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, FragmentKey,
-        Fragments, HostSocketKey, HostSocketValue, IcmpBudget, Index, Mapping, MappingKey, Path, Peer,
-        PortSet, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
-    },
-    packet::protocol,
+use dataplane_common::abi::{
+    Address, COUNTER_CELLS, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, FragmentKey, Fragments,
+    HostSocketKey, HostSocketValue, IcmpBudget, Index, Mapping, MappingKey, Path, Peer, PortSet, Publication,
+    PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
 };
 
 use crate::{external_port::Search, icmp_error::Quoted, parse::Parsed};
@@ -139,8 +136,7 @@ pub fn is_host_address(address: &Address) -> bool {
 #[inline(never)]
 pub fn publication<'a>(protocol: u8, address: &Address, port: u16) -> Option<&'a Publication> {
     // Most packets that ask are for no published port: the bit says so for a tenth of what the two walks cost.
-    let set = if protocol == protocol::TCP { PortSet::PUBLISHED_TCP } else { PortSet::PUBLISHED_UDP };
-    if protocol != protocol::SCTP && !port_set_contains(set, port) {
+    if !port_set_contains(PortSet::published(protocol), port) {
         return None;
     }
     if let Some(publication) = publication_of(protocol, address, port) {
@@ -211,6 +207,12 @@ pub fn remove_unconfirmed_flow(inside: &Tuple) -> bool {
 pub fn index<'a>(outside: &Tuple) -> Option<&'a Index> {
     // SAFETY: entries of `ports` are never changed, only inserted and removed.
     unsafe { PORTS.get(outside) }
+}
+
+/// The claim of a tuple's local end. A function of its own, for the stack of those who ask.
+#[inline(never)]
+pub fn claimant<'a>(tuple: &Tuple) -> Option<&'a Index> {
+    index(&tuple.claim())
 }
 
 /// `-EEXIST`. Any other failure of an insert means that there is no room.

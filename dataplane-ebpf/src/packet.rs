@@ -5,10 +5,14 @@ use core::{arch::asm, hint::cold_path, mem::offset_of};
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
     abi::{Counter, DropReason},
-    packet::{Tcp, Udp, protocol},
+    packet::{Sctp, Tcp, Udp, protocol},
 };
 
 use crate::{helpers, parse::Parsed, verdict::Outcome};
+
+/// `gso_size` of SCTP: segments of any size, each made for the path MTU that SCTP has found. How long they are cannot be read
+/// here; what is sent again later is no GSO packet, and hears of a smaller MTU.
+const GSO_BY_FRAGS: usize = 0xffff;
 
 /// A packet at a tc hook.
 #[derive(Clone, Copy)]
@@ -131,6 +135,9 @@ impl Packet {
         let size = self.field::<{ offset_of!(__sk_buff, gso_size) }>() as usize;
         if size == 0 {
             return self.length() as usize;
+        }
+        if size == GSO_BY_FRAGS {
+            return parsed.transport() + Sctp::LENGTH;
         }
         let header = match parsed.tuple.protocol {
             protocol::TCP => match self.read::<Tcp>(parsed.transport()) {

@@ -3,8 +3,8 @@
 use dataplane_common::{
     abi::{Address, DropReason, Tuple},
     packet::{
-        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ports, Tcp, Udp, icmp,
-        icmpv6, protocol,
+        ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, Ipv4, Ipv6, Ipv6Extension, Ports, Sctp, Tcp, Udp,
+        icmp, icmpv6, protocol,
     },
 };
 
@@ -19,8 +19,6 @@ const MOST_EXTENSIONS: u32 = 4;
 /// In place of an echo's remote port: the remote end asks. Where the local end asks it is 0, so that two queries of one
 /// identifier have nothing to do with one another. The identifier is the local port in both.
 pub const REMOTE_QUERY: u16 = 1;
-/// Bytes of a common SCTP header (RFC 9260 section 3.1).
-const SCTP_LENGTH: usize = 12;
 
 /// Which end of the packet is `local` in the tuple that is made of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -60,17 +58,18 @@ pub struct Parsed {
     transport: u16,
     /// EtherType.
     pub ether_type: u16,
+    // Four octets in one word, which is cleared by one store, see `Tuple::set_protocol`.
     /// TCP control bits, or 0.
     pub tcp_flags: u8,
-    /// Time to live, or hop limit.
-    pub hop_limit: u8,
-    local: u8,
     fragment: u8,
     /// Has the tuple ports that translation may rely on? Not in ICMP errors, other protocols, and a later fragment
     /// whose datagram is not known.
     pub has_ports: bool,
     /// An ICMP message that quotes a packet.
     pub is_icmp_error: bool,
+    /// Time to live, or hop limit.
+    pub hop_limit: u8,
+    local: u8,
     /// IPv6.
     pub is_v6: bool,
 }
@@ -123,7 +122,6 @@ impl Parsed {
         self.is_v6 = ether_type == ETHERTYPE_IPV6;
         self.tuple.local_port = 0;
         self.tuple.remote_port = 0;
-        self.tuple.reserved = [0; 3];
         self.tcp_flags = 0;
         self.fragment = Fragment::Whole as u8;
         self.has_ports = false;
@@ -161,7 +159,7 @@ pub fn parse_ipv4<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
     };
     parsed.tuple.local = Address::from_v4_network_order(near);
     parsed.tuple.remote = Address::from_v4_network_order(far);
-    parsed.tuple.protocol = ip.protocol;
+    parsed.tuple.set_protocol(ip.protocol);
     parsed.transport = (NETWORK + header_length) as u16;
     parsed.hop_limit = ip.time_to_live;
     let fragment = ip.fragment.get();
@@ -206,7 +204,7 @@ pub fn parse_ipv6<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
         // Mapped addresses stand for IPv4 in weft's maps, and never belong on a wire (draft-itojun-v6ops-v4mapped-harmful).
         return Err(DropReason::Malformed);
     }
-    parsed.tuple.protocol = ip.next_header;
+    parsed.tuple.set_protocol(ip.next_header);
     parsed.transport = (NETWORK + Ipv6::LENGTH) as u16;
     parsed.hop_limit = ip.hop_limit;
     extensions(packet, parsed)?;
@@ -264,7 +262,7 @@ fn transport(packet: &Packet, parsed: &mut Parsed, end: usize) -> Outcome<()> {
         protocol::UDP => at + Udp::LENGTH,
         protocol::ICMP if !parsed.is_v6 => at + size_of::<Icmp>(),
         protocol::ICMPV6 if parsed.is_v6 => at + size_of::<Icmp>(),
-        protocol::SCTP => at + SCTP_LENGTH,
+        protocol::SCTP => at + Sctp::LENGTH,
         _ => return Ok(()),
     };
     // A first fragment that does not hold the transport header is malformed, too (RFC 1858 section 3.2, RFC 7112).

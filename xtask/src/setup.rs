@@ -32,6 +32,7 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("tcpdump", "tcpdump", "shows what is on the wires of a lab"),
     ("nft", "nftables", "the kernel's way of address translation, to compare with; drops packets in tests"),
     ("iptables", "iptables", "the kernel's way of address translation, to compare with"),
+    ("/usr/lib/usrsctp/client", "libusrsctp-examples", "test client and server: SCTP"),
     ("conntrack", "conntrack", "forgets the kernel's flows when a comparison changes its configuration"),
 ];
 

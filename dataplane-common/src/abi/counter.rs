@@ -128,7 +128,8 @@ indexed! {
         NoEndpoint = "no_endpoint",
         /// The container has not spoken to this remote end, and its network's filtering is strict (RFC 4787 REQ-8).
         Filtered = "filtered",
-        /// The ports of an SCTP packet would have to change, which its CRC32c does not allow.
+        /// The ports of an SCTP packet in fragments would have to change: how its CRC32c changes depends on the length of
+        /// the whole, which a fragment does not tell.
         SctpPort = "sctp_port",
         /// An ICMP error that quotes nothing of weft's, or not enough of it.
         UnrelatedIcmp = "unrelated_icmp",

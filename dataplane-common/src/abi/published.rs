@@ -1,6 +1,7 @@
 //! Published ports, and the host's own sockets that use them.
 
 use super::{Address, pod};
+use crate::packet::protocol;
 
 pod! {
     /// Key of map `published`, a longest prefix match over protocol, host address and port.
@@ -88,14 +89,38 @@ impl PortSet {
     pub const RESERVED_TCP: u32 = 0;
     /// UDP ports that masquerade must not use.
     pub const RESERVED_UDP: u32 = 1;
+    /// SCTP ports that masquerade must not use.
+    pub const RESERVED_SCTP: u32 = 2;
     /// TCP ports published on any address: what the wildcard address may not be bound to.
-    pub const PUBLISHED_TCP: u32 = 2;
+    pub const PUBLISHED_TCP: u32 = 3;
     /// UDP ports published on any address.
-    pub const PUBLISHED_UDP: u32 = 3;
+    pub const PUBLISHED_UDP: u32 = 4;
+    /// SCTP ports published on any address.
+    pub const PUBLISHED_SCTP: u32 = 5;
     /// Number of sets.
-    pub const SETS: u32 = 4;
+    pub const SETS: u32 = 6;
     /// Entries of one set.
     pub const WORDS: u32 = 65536 / 64;
+
+    /// The set of ports of a protocol that masquerade must not use.
+    #[inline(always)]
+    pub const fn reserved(protocol: u8) -> u32 {
+        match protocol {
+            protocol::TCP => Self::RESERVED_TCP,
+            protocol::SCTP => Self::RESERVED_SCTP,
+            _ => Self::RESERVED_UDP,
+        }
+    }
+
+    /// The set of ports of a protocol that are published on any address.
+    #[inline(always)]
+    pub const fn published(protocol: u8) -> u32 {
+        match protocol {
+            protocol::TCP => Self::PUBLISHED_TCP,
+            protocol::SCTP => Self::PUBLISHED_SCTP,
+            _ => Self::PUBLISHED_UDP,
+        }
+    }
 
     /// Index of the entry that holds a port.
     #[inline(always)]

@@ -3,6 +3,7 @@
 //! The structs have natural alignment although an IP header behind an Ethernet header is not aligned to four bytes:
 //! BPF on x86-64 loads unaligned words, and byte-wise access would cost four times the instructions.
 
+use super::Crc32c;
 use crate::abi::{Address, MacAddress};
 
 /// A 16-bit integer in network order.
@@ -316,6 +317,23 @@ impl Udp {
     pub const LENGTH: usize = 8;
 }
 
+/// SCTP common header (RFC 9260 section 3.1).
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Sctp {
+    /// Ports.
+    pub ports: Ports,
+    /// What shows that the packet is of this association.
+    pub verification_tag: Be32,
+    /// Checksum over header and chunks, but no IP addresses.
+    pub checksum: Crc32c,
+}
+
+impl Sctp {
+    /// Length in bytes.
+    pub const LENGTH: usize = 12;
+}
+
 /// ICMP query header (RFC 792).
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -404,6 +422,7 @@ const _: () = assert!(size_of::<Ipv6>() == Ipv6::LENGTH);
 const _: () = assert!(size_of::<Ipv6Extension>() == 8);
 const _: () = assert!(size_of::<Tcp>() == 20);
 const _: () = assert!(size_of::<Udp>() == Udp::LENGTH);
+const _: () = assert!(size_of::<Sctp>() == Sctp::LENGTH);
 const _: () = assert!(size_of::<Icmp>() == 8);
 const _: () = assert!(size_of::<Vxlan>() == Vxlan::LENGTH);
 const _: () = assert!(size_of::<Arp>() == 28);

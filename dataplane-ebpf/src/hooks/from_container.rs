@@ -342,7 +342,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, subnet: Option<&S
         Some(_) if device.flags & flags::INTERNAL != 0 => Err(DropReason::Internal),
         Some(publication) => portmap::open(*packet, parsed, &from, publication),
         None if !is_own => unserved,
-        None => match maps::index(&parsed.tuple.claim()) {
+        None => match maps::claimant(&parsed.tuple) {
             Some(_) if helpers::has_socket(packet.skb, tuple) => unserved,
             Some(_) if device.flags & (flags::MASQUERADE | flags::INTERNAL) == flags::MASQUERADE => {
                 turn_back::open(*packet, parsed, device)

@@ -104,7 +104,7 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         // A gateway of weft's networks: `to_uplink` lets no answer of that name out.
         Some(_) if maps::subnet(&tuple.local).is_some() => Err(DropReason::DirectRouting),
         Some(publication) => portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication),
-        None => match maps::index(&tuple.claim()) {
+        None => match maps::claimant(tuple) {
             // A process of the host may have bound the port after the claim: what was there first goes on, and what
             // nobody here has asked for is the process'.
             Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::NotOurs)),

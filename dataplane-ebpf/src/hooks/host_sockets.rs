@@ -149,12 +149,7 @@ fn bind(ctx: &SockAddrContext, named: Named) -> i32 {
     let wildcard = named.address == Address::UNSPECIFIED
         || named.address.is_v4() && named.address.v4_network_order() == 0;
     let taken = if wildcard {
-        let set = if protocol == u32::from(protocol::TCP) {
-            PortSet::PUBLISHED_TCP
-        } else {
-            PortSet::PUBLISHED_UDP
-        };
-        maps::port_set_contains(set, named.port)
+        maps::port_set_contains(PortSet::published(u8_protocol(protocol)), named.port)
     } else {
         maps::publication(u8_protocol(protocol), &named.address, named.port).is_some()
     };

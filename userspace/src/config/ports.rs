@@ -184,7 +184,8 @@ fn protocol(name: &str) -> Result<Protocol, String> {
     match name.to_ascii_lowercase().as_str() {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
-        _ => Err(format!("{} is no protocol that can be published: tcp or udp", quote(name))),
+        "sctp" => Ok(Protocol::Sctp),
+        _ => Err(format!("{} is no protocol that can be published: tcp, udp or sctp", quote(name))),
     }
 }
 

@@ -2,12 +2,14 @@
 //! data, no input or output.
 
 mod family;
+mod protocol;
 pub mod range;
 mod state;
 
 pub use family::{BeforePort, Family, PerFamily};
+pub use protocol::{PerProtocol, Protocol};
 pub use state::{
     Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, GatewayMode, HostPorts,
-    HostSettings, MacAddress, Network, Peer, PortRange, Protocol, Publication, RemoteEndpoint, Subnet,
-    Timeouts, VXLAN_PORT,
+    HostSettings, MacAddress, Network, Peer, PortRange, Publication, RemoteEndpoint, Subnet, Timeouts,
+    VXLAN_PORT,
 };

@@ -34,6 +34,6 @@ pub use namespace::{Namespace, NamespaceIdentity, NamespaceRef};
 pub use port_ranges::{InvalidPortRanges, PortRanges};
 pub use routes::{Route, RouteLookup};
 pub use snapshot::Snapshot;
-pub use sockets::{BoundPorts, LocalSocket, PortHolder, Process, SocketState, bound_ports, holders, sockets};
+pub use sockets::{LocalSocket, PortHolder, Process, SocketState, bound_ports, holders, sockets};
 pub use veth::{EnsuredVeth, VethSpec};
 pub use vxlan::VxlanSpec;

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::model::PortRange;
+use crate::model::{PerProtocol, PortRange};
 
 /// A set of ports, kept as sorted ranges with a gap between each two.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +62,13 @@ impl PortRanges {
             }
         }
         Self(left)
+    }
+}
+
+impl PerProtocol<PortRanges> {
+    /// Ports of any protocol.
+    pub fn union(&self) -> PortRanges {
+        self.tcp.union(&self.udp).union(&self.sctp)
     }
 }
 

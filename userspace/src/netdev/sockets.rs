@@ -9,7 +9,7 @@ use std::{
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_sock_diag::{
     SockDiagMessage,
-    constants::{AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP},
+    constants::{AF_INET, AF_INET6},
     inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla},
 };
 use netlink_sys::{Socket, protocols::NETLINK_SOCK_DIAG};
@@ -20,7 +20,7 @@ use super::{
     error::{Error, Result},
     port_ranges::PortRanges,
 };
-use crate::model::{PortRange, Protocol};
+use crate::model::{PerProtocol, PortRange, Protocol};
 
 /// TCP sockets that are bound but neither listen nor connect. Not a state of its own but asked for like one
 /// (`TCP_BOUND_INACTIVE`, Linux 6.8; older kernels do not show these sockets at all).
@@ -44,9 +44,9 @@ pub struct LocalSocket {
 /// What a socket does with its port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketState {
-    /// TCP: waits for connections.
+    /// Waits for connections, or associations.
     Listening,
-    /// Bound, but to no peer: UDP, or TCP before `listen` or `connect`.
+    /// Bound, but to no peer: UDP, or the others before `listen` or `connect`.
     Bound,
     /// Has a peer, or had one until a moment ago.
     Connected,
@@ -71,15 +71,6 @@ pub struct PortHolder {
     pub processes: Vec<Process>,
 }
 
-/// Local ports in use.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct BoundPorts {
-    /// By TCP sockets of any state.
-    pub tcp: PortRanges,
-    /// By UDP sockets.
-    pub udp: PortRanges,
-}
-
 impl fmt::Display for PortHolder {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{} {} is held by ", self.socket.protocol, self.socket.local)?;
@@ -102,9 +93,10 @@ impl LocalSocket {
             protocol,
             local: SocketAddr::new(id.source_address.to_canonical(), id.source_port),
             dual_stack: wildcard_ipv6 && !ipv6_only,
+            // SCTP has the numbers of TCP (net/sctp/constants.h).
             state: match (protocol, response.header.state) {
-                (Protocol::Tcp, libc_tcp::LISTEN) => SocketState::Listening,
-                // sk_state of an unconnected UDP or TCP socket is TCP_CLOSE.
+                (Protocol::Tcp | Protocol::Sctp, libc_tcp::LISTEN) => SocketState::Listening,
+                // sk_state of an unconnected socket is TCP_CLOSE.
                 (_, libc_tcp::CLOSE | TCP_BOUND_INACTIVE) => SocketState::Bound,
                 _ => SocketState::Connected,
             },
@@ -135,11 +127,15 @@ pub async fn sockets(protocol: Protocol) -> Result<Vec<LocalSocket>> {
 }
 
 /// The local ports that any socket of this host uses, connections included: ports that nothing else may be given.
-pub async fn bound_ports() -> Result<BoundPorts> {
+pub async fn bound_ports() -> Result<PerProtocol<PortRanges>> {
     let ports = |sockets: Vec<LocalSocket>| {
         sockets.iter().map(|socket| socket.local.port()).collect::<BTreeSet<_>>().into_iter().collect()
     };
-    Ok(BoundPorts { tcp: ports(sockets(Protocol::Tcp).await?), udp: ports(sockets(Protocol::Udp).await?) })
+    Ok(PerProtocol {
+        tcp: ports(sockets(Protocol::Tcp).await?),
+        udp: ports(sockets(Protocol::Udp).await?),
+        sctp: ports(sockets(Protocol::Sctp).await?),
+    })
 }
 
 /// Who would take packets to these ports of an address (`None`: any of this host's), with their processes. Established
@@ -181,10 +177,7 @@ fn dump(socket: &Socket, protocol: Protocol) -> io::Result<Vec<LocalSocket>> {
     for (family, socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
         let mut request = NetlinkMessage::from(SockDiagMessage::InetRequest(InetRequest {
             family,
-            protocol: match protocol {
-                Protocol::Tcp => IPPROTO_TCP,
-                Protocol::Udp => IPPROTO_UDP,
-            },
+            protocol: protocol.number(),
             extensions: ExtensionFlags::empty(),
             states: StateFlags::from_bits_retain(StateFlags::all().bits() | 1 << TCP_BOUND_INACTIVE),
             socket_id,
@@ -194,7 +187,11 @@ fn dump(socket: &Socket, protocol: Protocol) -> io::Result<Vec<LocalSocket>> {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         socket.send(&bytes, 0)?;
-        receive(socket, protocol, &mut sockets)?;
+        match receive(socket, protocol, &mut sockets) {
+            // A kernel without SCTP, or that has not loaded it: asking does not (sock_load_diag_module). It has no sockets.
+            Err(error) if protocol == Protocol::Sctp && error.kind() == io::ErrorKind::NotFound => {}
+            received => received?,
+        }
     }
     // Port 0: a raw or closed socket that holds none.
     sockets.retain(|socket: &LocalSocket| socket.local.port() != 0);

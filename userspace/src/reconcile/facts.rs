@@ -7,8 +7,8 @@ use std::{
 
 use super::resolved::EndpointId;
 use crate::{
-    model::{MacAddress, PerFamily, PortRange},
-    netdev::{BoundPorts, PortRanges},
+    model::{MacAddress, PerFamily, PerProtocol, PortRange},
+    netdev::PortRanges,
 };
 
 /// A device that leads to the world.
@@ -61,7 +61,7 @@ pub struct KernelFacts {
     /// `net.ipv6.conf.all.forwarding`.
     pub forwarding_v6: bool,
     /// Ports that sockets of this host hold.
-    pub bound: BoundPorts,
+    pub bound: PerProtocol<PortRanges>,
     /// `net.ipv4.ip_local_reserved_ports` without weft's own part.
     pub reserved: PortRanges,
     /// `net.ipv4.ip_local_port_range`.
@@ -83,7 +83,7 @@ impl Default for KernelFacts {
             vtep: None,
             forwarding: false,
             forwarding_v6: false,
-            bound: BoundPorts::default(),
+            bound: PerProtocol::default(),
             reserved: PortRanges::default(),
             // The kernel's default.
             ephemeral: PortRange { first: 32768, last: 60999 },

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     dataplane::{self, Changes, Dataplane, Order},
+    model::PerProtocol,
     netdev::PortRanges,
 };
 
@@ -138,22 +139,24 @@ impl Maps {
 
     fn write_port_sets(
         &self,
-        reserved: &[PortRanges; 2],
-        published: &[PortRanges; 2],
+        reserved: &PerProtocol<PortRanges>,
+        published: &PerProtocol<PortRanges>,
         dataplane: &mut Dataplane,
         check: bool,
         problems: &mut Vec<Problem>,
     ) {
         let written = self.written.as_ref();
-        let sets =
-            [PortSet::RESERVED_TCP, PortSet::RESERVED_UDP, PortSet::PUBLISHED_TCP, PortSet::PUBLISHED_UDP];
-        let [tcp, udp] = reserved;
-        let [published_tcp, published_udp] = published;
-        let before = written.map(|written| written.reserved.iter().chain(&written.published_ports));
-        let mut before = before.into_iter().flatten();
-        for (set, ports) in sets.into_iter().zip([tcp, udp, published_tcp, published_udp]) {
-            if before.next() != Some(ports) || check {
-                note(dataplane.tables.port_sets.sync(set, each(ports)), "port_sets", problems);
+        let reserved_before = written.map(|written| &written.reserved);
+        let published_before = written.map(|written| &written.published_ports);
+        for (ports, before, set) in [
+            (reserved, reserved_before, PortSet::reserved as fn(u8) -> u32),
+            (published, published_before, PortSet::published),
+        ] {
+            for (protocol, ports) in ports.each() {
+                if before.map(|before| before.of(protocol)) != Some(ports) || check {
+                    let set = set(protocol.number());
+                    note(dataplane.tables.port_sets.sync(set, each(ports)), "port_sets", problems);
+                }
             }
         }
     }

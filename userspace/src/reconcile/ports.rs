@@ -63,7 +63,7 @@ impl Ports {
             .filter(|(publication, key)| !publication.is_routed() && !self.served.contains(key))
             .collect();
         let mut refused = Refused::new();
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in Protocol::ALL {
             let of_protocol: Vec<_> =
                 new.iter().filter(|(publication, _)| publication.protocol == protocol).collect();
             if of_protocol.is_empty() {

@@ -25,8 +25,8 @@ use super::{
 };
 use crate::{
     dataplane::{self, Dataplane},
-    model::{DesiredState, Family, PortRange},
-    netdev::{self, BoundPorts, Change, Namespace, NamespaceIdentity, NamespaceLock, Netlink, bound_ports},
+    model::{DesiredState, Family, PerProtocol, PortRange},
+    netdev::{self, Change, Namespace, NamespaceIdentity, NamespaceLock, Netlink, PortRanges, bound_ports},
 };
 
 mod difference;
@@ -96,7 +96,7 @@ pub struct Reconciler {
     containers: Containers,
     ports: Ports,
     maps: Maps,
-    bound: BoundPorts,
+    bound: PerProtocol<PortRanges>,
     applied: Applied,
     /// The host as last read, until it is heard that anything may have changed there.
     kernel: Option<Kernel>,
@@ -132,7 +132,7 @@ impl Reconciler {
             containers: Containers::default(),
             ports: Ports::default(),
             maps: Maps::default(),
-            bound: BoundPorts::default(),
+            bound: PerProtocol::default(),
             applied: Applied::default(),
             kernel: None,
             memory: None,
@@ -340,7 +340,7 @@ impl Reconciler {
         let peer_uplinks = self.peer_uplinks(&state, &uplinks, &mut problems).await?;
         let facts = self.facts(&state, &uplinks, vtep, &kernel, peer_uplinks);
         let wanted = tables::build(&state, &publications, &facts);
-        let published = wanted.published_ports[0].union(&wanted.published_ports[1]);
+        let published = wanted.published_ports.union();
         self.maps.write(wanted, &mut self.dataplane, full, &mut problems);
         if !full && self.applied.facts.uplinks != uplinks {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);

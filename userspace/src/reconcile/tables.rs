@@ -18,7 +18,7 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{Filtering, GatewayMode, PerFamily, PortRange, Protocol, VXLAN_PORT},
+    model::{Filtering, GatewayMode, PerFamily, PerProtocol, PortRange, Protocol, VXLAN_PORT},
     netdev::PortRanges,
 };
 
@@ -44,18 +44,17 @@ pub struct Tables {
     pub addresses: HashMap<Address, u32>,
     /// Map `published`.
     pub published: HashMap<Prefix<PublicationKey>, Publication>,
-    /// Map `port_sets`, `RESERVED_TCP` and `RESERVED_UDP`.
-    pub reserved: [PortRanges; 2],
-    /// Map `port_sets`, `PUBLISHED_TCP` and `PUBLISHED_UDP`.
-    pub published_ports: [PortRanges; 2],
+    /// Map `port_sets`, `RESERVED_TCP` and so on.
+    pub reserved: PerProtocol<PortRanges>,
+    /// Map `port_sets`, `PUBLISHED_TCP` and so on.
+    pub published_ports: PerProtocol<PortRanges>,
     /// Map `settings`.
     pub settings: Settings,
 }
 
 /// Makes the contents. `publications` are those of the state that no process of the host stands in the way of.
 pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts: &KernelFacts) -> Tables {
-    let published_ports =
-        [Protocol::Tcp, Protocol::Udp].map(|protocol| published(publications.iter().copied(), protocol));
+    let published_ports = PerProtocol::new(|protocol| published(publications.iter().copied(), protocol));
     Tables {
         devices: devices(state, facts),
         endpoints: endpoints(state, facts),
@@ -360,15 +359,14 @@ fn published<'a>(
 /// reserved.
 fn reserved(
     state: &ResolvedState,
-    published_ports: &[PortRanges; 2],
+    published_ports: &PerProtocol<PortRanges>,
     facts: &KernelFacts,
-) -> [PortRanges; 2] {
-    let [tcp, udp] = published_ports;
+) -> PerProtocol<PortRanges> {
     let tunnel: PortRanges = [PortRange::single(vxlan_port(state))].into_iter().collect();
-    [
-        tcp.union(&facts.bound.tcp).union(&facts.reserved),
-        udp.union(&facts.bound.udp).union(&facts.reserved).union(&tunnel),
-    ]
+    PerProtocol::new(|protocol| {
+        let ports = published_ports.of(protocol).union(facts.bound.of(protocol)).union(&facts.reserved);
+        if protocol == Protocol::Udp { ports.union(&tunnel) } else { ports }
+    })
 }
 
 fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {

@@ -1,5 +1,6 @@
 //! Frames as descriptions: what differs between the packet that goes in and the one that must come out is one call.
-//! Headers and checksums are etherparse's, so an expectation shares no code with the programs.
+//! Headers and checksums are etherparse's, that of SCTP is divided out here, so an expectation shares no code with the
+//! programs.
 
 use std::net::Ipv4Addr;
 
@@ -26,6 +27,12 @@ pub struct Frame {
 pub enum Transport {
     Tcp(TcpHeader),
     Udp {
+        source: u16,
+        destination: u16,
+        checksum: bool,
+    },
+    /// The payload is the chunks.
+    Sctp {
         source: u16,
         destination: u16,
         checksum: bool,
@@ -68,6 +75,11 @@ impl Frame {
         Self { transport, ..Self::ip(IpNumber::UDP, source.0, destination.0) }
     }
 
+    pub fn sctp(source: Socket, destination: Socket) -> Self {
+        let transport = Transport::Sctp { source: source.1, destination: destination.1, checksum: true };
+        Self { transport, ..Self::ip(IpNumber::SCTP, source.0, destination.0) }
+    }
+
     pub fn echo_request(source: Ipv4Addr, destination: Ipv4Addr, id: u16) -> Self {
         Self::icmp(Icmpv4Type::EchoRequest(IcmpEchoHeader { id, seq: 1 }), source, destination)
     }
@@ -104,7 +116,7 @@ impl Frame {
         self.ip.source = address.octets();
         match &mut self.transport {
             Transport::Tcp(tcp) => tcp.source_port = port,
-            Transport::Udp { source, .. } => *source = port,
+            Transport::Udp { source, .. } | Transport::Sctp { source, .. } => *source = port,
             Transport::Icmp(Icmpv4Type::EchoRequest(echo) | Icmpv4Type::EchoReply(echo)) => echo.id = port,
             _ => {}
         }
@@ -116,7 +128,7 @@ impl Frame {
         self.ip.destination = address.octets();
         match &mut self.transport {
             Transport::Tcp(tcp) => tcp.destination_port = port,
-            Transport::Udp { destination, .. } => *destination = port,
+            Transport::Udp { destination, .. } | Transport::Sctp { destination, .. } => *destination = port,
             Transport::Icmp(Icmpv4Type::EchoRequest(echo) | Icmpv4Type::EchoReply(echo)) => echo.id = port,
             _ => {}
         }
@@ -146,9 +158,9 @@ impl Frame {
         self
     }
 
-    /// UDP with the checksum field 0: none.
+    /// UDP with the checksum field 0: none. SCTP: whoever sends it at last makes it.
     pub fn without_checksum(mut self) -> Self {
-        if let Transport::Udp { checksum, .. } = &mut self.transport {
+        if let Transport::Udp { checksum, .. } | Transport::Sctp { checksum, .. } = &mut self.transport {
             *checksum = false;
         }
         self
@@ -178,7 +190,7 @@ impl Frame {
     pub fn source_port(&self) -> u16 {
         match &self.transport {
             Transport::Tcp(tcp) => tcp.source_port,
-            Transport::Udp { source, .. } => *source,
+            Transport::Udp { source, .. } | Transport::Sctp { source, .. } => *source,
             Transport::Icmp(Icmpv4Type::EchoRequest(echo) | Icmpv4Type::EchoReply(echo)) => echo.id,
             _ => 0,
         }
@@ -201,6 +213,9 @@ impl Frame {
                 let udp = UdpHeader::without_ipv4_checksum(*source, *destination, self.payload.len());
                 udp.expect("short").to_bytes().to_vec()
             }
+            Transport::Sctp { source, destination, checksum } => {
+                sctp_header(*source, *destination, *checksum, &self.payload).to_vec()
+            }
             Transport::Icmp(kind) => {
                 Icmpv4Header::with_checksum(kind.clone(), &self.payload).to_bytes().to_vec()
             }
@@ -216,6 +231,25 @@ impl Frame {
         ]
         .concat()
     }
+}
+
+/// The common header of an SCTP packet with these chunks (RFC 9260 section 3.1).
+pub fn sctp_header(source: u16, destination: u16, checksum: bool, chunks: &[u8]) -> [u8; 12] {
+    let mut header = [0; 12];
+    header[..2].copy_from_slice(&source.to_be_bytes());
+    header[2..4].copy_from_slice(&destination.to_be_bytes());
+    header[4..8].copy_from_slice(&[0xde, 0xad, 0xbe, 0xef]);
+    if checksum {
+        let sum = crc32c(&[&header, chunks].concat());
+        header[8..].copy_from_slice(&sum.to_le_bytes());
+    }
+    header
+}
+
+/// RFC 9260 appendix A, bit by bit.
+fn crc32c(message: &[u8]) -> u32 {
+    let bit = |register: u32, _| register >> 1 ^ if register & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    !message.iter().fold(u32::MAX, |register, byte| (0..8).fold(register ^ u32::from(*byte), bit))
 }
 
 /// An Ethernet header.
@@ -257,6 +291,11 @@ pub fn assert_checksums(frame: &[u8]) {
             let (icmp, payload) = Icmpv4Header::from_slice(rest).expect("an ICMP header");
             let expected = Icmpv4Header::with_checksum(icmp.icmp_type.clone(), payload);
             assert_eq!(icmp.checksum, expected.checksum, "ICMP checksum");
+        }
+        IpNumber::SCTP => {
+            let mut cleared = rest.to_vec();
+            cleared[8..12].fill(0);
+            assert_eq!(rest[8..12], crc32c(&cleared).to_le_bytes(), "SCTP checksum");
         }
         other => panic!("no checksum known for {other:?}"),
     }

@@ -26,6 +26,7 @@ use crate::{
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMP: u8 = 1;
+pub const SCTP: u8 = 132;
 const SECOND: u64 = 1_000_000_000;
 
 /// A host of one test.
@@ -262,8 +263,7 @@ impl Host {
             let key = Key::new(prefix.bits(), *prefix.key());
             self.programs.trie(map::PUBLISHED)?.insert(&key, value, 0)?;
         }
-        let set = if protocol == TCP { PortSet::PUBLISHED_TCP } else { PortSet::PUBLISHED_UDP };
-        self.reserve(set, ports.first..=ports.last)?;
+        self.reserve(PortSet::published(protocol), ports.first..=ports.last)?;
         self.change_flags(container.device, 0, flags::PUBLISHED)
     }
 

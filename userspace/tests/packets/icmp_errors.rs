@@ -12,7 +12,7 @@ use etherparse::{
 use crate::{
     Result,
     frames::Frame,
-    host::{TCP, UDP, with_host},
+    host::{SCTP, TCP, UDP, with_host},
     topology::{A, B, B_AGAIN, C, Container, FRONT, HOST, REMOTE, REMOTE_2, ROUTER_MAC, UPLINK, UPLINK_MAC},
 };
 
@@ -37,11 +37,14 @@ fn kinds() -> [Icmpv4Type; 4] {
 fn sent(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<(Frame, usize)> {
     let udp = Frame::udp(from, to).payload(&[7; 600]);
     let tcp = Frame::syn(from, to).payload(&[9; 100]);
+    let sctp = Frame::sctp(from, to).payload(&[5; 400]);
     let mut cases = Vec::new();
     for quote in [28, 36, 38, 40, 120, 548] {
         cases.push((udp.clone(), quote));
         cases.push((udp.clone().without_checksum(), quote));
         cases.push((tcp.clone(), quote));
+        cases.push((sctp.clone(), quote));
+        cases.push((sctp.clone().without_checksum(), quote));
         cases.push((Frame::echo_request(from.0, to.0, from.1), quote));
     }
     cases
@@ -96,9 +99,14 @@ fn through_a_published_port() -> Result {
     with_host(|host| {
         host.publish(UDP, None, 53, (&A, 5353))?;
         host.publish(TCP, None, 53, (&A, 5353))?;
+        host.publish(SCTP, None, 53, (&A, 5353))?;
         let (client, public, inside) = ((REMOTE, 40_000), (HOST, 53), (A.address, 5353));
         for quote in [28, 60] {
-            for frame in [Frame::udp(client, public), Frame::syn(client, public).payload(&[1; 40])] {
+            for frame in [
+                Frame::udp(client, public),
+                Frame::syn(client, public).payload(&[1; 40]),
+                Frame::sctp(client, public).payload(&[1; 40]),
+            ] {
                 let arrived = frame.clone().destination(inside);
                 host.world_sends(&frame.clone().by_router())?.took(Path::PortmapIn);
                 let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);

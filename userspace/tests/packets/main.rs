@@ -29,6 +29,7 @@ mod masquerade;
 mod portmap;
 mod pressure;
 mod properties;
+mod sctp;
 mod spoofing;
 mod stack;
 mod stale;

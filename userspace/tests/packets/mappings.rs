@@ -3,11 +3,10 @@
 use std::{collections::HashSet, time::Duration};
 
 use dataplane_common::abi::{DropReason, Path, PortSet, map};
-use etherparse::IpNumber;
 
 use crate::{
     Result,
-    frames::{Frame, Socket},
+    frames::Frame,
     host::{Host, ICMP, TCP, UDP, with_host, with_sizes},
     outcome::assert_bytes,
     topology::{A, A_AGAIN, B, Container, FIRST_PORT, FRONT, HOST, LAST_PORT, REMOTE, REMOTE_2},
@@ -122,32 +121,6 @@ fn reserved_ports_are_never_chosen() -> Result {
             host.container_sends(&A, &syn)?.on_path(Path::MasqueradeOut).source_port(),
             FIRST_PORT + 1
         );
-        Ok(())
-    })
-}
-
-/// The checksum of SCTP covers the ports and all behind them (RFC 9260 section 6.8), so weft changes neither: a socket has
-/// its own port or, to a remote end where another has it, none.
-#[test]
-fn sctp_keeps_its_port_or_is_refused() -> Result {
-    let sctp = |from: Socket, to: Socket| {
-        let ports = [from.1, to.1].map(u16::to_be_bytes).concat();
-        Frame::ip(IpNumber::SCTP, from.0, to.0).payload(&[ports.as_slice(), &[7; 28]].concat())
-    };
-    with_host(|host| {
-        for port in [1, 5000, FIRST_PORT] {
-            for (container, remote) in [(&A, REMOTE), (&B, REMOTE_2)] {
-                let (inside, remote) = ((container.address, port), (remote, 443));
-                let out = sctp(inside, remote).sent_by(container);
-                let expected = out.clone().source((HOST, port)).hop();
-                host.container_sends(container, &out)?.redirected(Path::MasqueradeOut, &expected);
-                let back = sctp(remote, (HOST, port)).by_router();
-                let expected = sctp(remote, inside).routed_to(container).hop();
-                host.world_sends(&back)?.redirected(Path::MasqueradeIn, &expected);
-            }
-            let taken = sctp((B.address, port), (REMOTE, 443)).sent_by(&B);
-            host.container_sends(&B, &taken)?.refused(DropReason::PortsExhausted, (3, 13, 0), FRONT.gateway);
-        }
         Ok(())
     })
 }

@@ -16,7 +16,7 @@ use crate::{
     encapsulation::vxlan_header,
     frames::{Frame, arp, assert_checksums},
     harness::shortest,
-    host::{TCP, UDP, with_host},
+    host::{SCTP, TCP, UDP, with_host},
     outcome::{Verdict, assert_bytes},
     topology::{A, B, C, FAR, FAR_MAC, HOST, M, MESH, PEER, REMOTE, ROUTER_MAC, UPLINK, VXLAN_PORT},
 };
@@ -32,7 +32,7 @@ fn masquerade_and_back() -> Result {
     // Any address outside that is no neighbour of the host, nor a special one.
     let remote = (1_u8..=9, any::<u8>(), any::<u8>(), 1_u8..=254);
     let payload = prop::collection::vec(any::<u8>(), 0..1400);
-    let strategy = (0_u8..4, 1_u16.., 1_u16.., remote, payload.clone(), payload, 2_u8.., any::<u16>());
+    let strategy = (0_u8..5, 1_u16.., 1_u16.., remote, payload.clone(), payload, 2_u8.., any::<u16>());
     with_host(|host| {
         // Each case is a socket of its own: the pool is as large as can be, and ports are kept where they are free.
         host.change_settings(|settings| (settings.first_port, settings.last_port) = (1, u16::MAX))?;
@@ -50,6 +50,7 @@ fn masquerade_and_back() -> Result {
                         Frame::udp(inside, remote).without_checksum(),
                         Frame::udp(remote, inside).without_checksum(),
                     ),
+                    4 => (Frame::sctp(inside, remote), Frame::sctp(remote, inside)),
                     _ => (
                         Frame::echo_request(inside.0, remote.0, port),
                         Frame::echo_reply(remote.0, inside.0, port),
@@ -158,6 +159,7 @@ fn no_bytes_lead_astray() -> Result {
         Frame::udp(a, (B.address, 53)).macs(A.mac, B.mac).bytes(),
         Frame::udp(a, (HOST, 53)).sent_by(&A).bytes(),
         Frame::tcp(a, (HOST, 80)).sent_by(&A).bytes(),
+        Frame::sctp(a, (HOST, 80)).sent_by(&A).bytes(),
         arp(A.mac, A.mac, A.address, B.address),
     ];
     let from_uplink = [
@@ -165,6 +167,7 @@ fn no_bytes_lead_astray() -> Result {
         Frame::udp((REMOTE, 1), (HOST, 53)).options(&[1; 12]).by_router().bytes(),
         Frame::udp((REMOTE, 443), (HOST, 25_000)).by_router().bytes(),
         Frame::echo_reply(REMOTE, HOST, 1).by_router().bytes(),
+        Frame::sctp((REMOTE, 1), (HOST, 38_412)).by_router().bytes(),
         vxlan(&Frame::udp((FAR, 1), m).macs(FAR_MAC, M.mac)),
         vxlan(&Frame::tcp((FAR, 1), m).options(&[1; 8]).macs(FAR_MAC, M.mac)),
         arp(ROUTER_MAC, ROUTER_MAC, REMOTE, HOST),
@@ -178,6 +181,7 @@ fn no_bytes_lead_astray() -> Result {
     with_host(|host| {
         host.publish(UDP, None, 53, (&C, 53))?;
         host.publish(TCP, None, 80, (&B, 80))?;
+        host.publish(SCTP, None, 38_412, (&B, 80))?;
         for frame in &from_container {
             let _ = host.container_sends_bytes(&A, frame)?;
         }

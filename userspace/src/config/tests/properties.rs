@@ -23,7 +23,7 @@ fn port_spec() -> impl Strategy<Value = PortSpec> {
         address.prop_map(IpAddr::V4),
         any::<u64>().prop_map(|host| IpAddr::V6((0xfd_u128 << 120 | u128::from(host)).into())),
     ];
-    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
     (proptest::option::of(address), proptest::option::of(port_range()), port_range(), protocol).prop_map(
         |(host_address, host_ports, container_ports, protocol)| PortSpec {
             host_address,

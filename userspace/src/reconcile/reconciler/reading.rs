@@ -32,8 +32,7 @@ impl Reconciler {
         let each = |ranges: &PortRanges, protocol: Protocol| -> Vec<(Protocol, u16)> {
             ranges.iter().flat_map(|range| range.first..=range.last).map(|port| (protocol, port)).collect()
         };
-        let bound =
-            each(&self.bound.tcp, Protocol::Tcp).into_iter().chain(each(&self.bound.udp, Protocol::Udp));
+        let bound = self.bound.each().flat_map(|(protocol, ports)| each(ports, protocol));
         Ok(LeaseFacts {
             host_routes: kernel.foreign_routes(),
             namespaces,

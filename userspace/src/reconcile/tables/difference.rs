@@ -5,8 +5,9 @@ use std::{collections::HashMap, hash::Hash};
 use dataplane_common::abi::{Device, Endpoint, EndpointKey, Publication, PublicationKey};
 
 use super::{
-    KernelFacts, PortRange, PortRanges, Prefix, Protocol, ResolvedState, Tables, container_device,
-    container_endpoints, endpoint_keys, has_overlays, publication_entries, published, reserved,
+    KernelFacts, PerProtocol, PortRange, PortRanges, Prefix, Protocol, ResolvedState, Tables,
+    container_device, container_endpoints, endpoint_keys, has_overlays, publication_entries, published,
+    reserved,
 };
 use crate::reconcile::{leases::difference::Patched, resolved::ResolvedPublication};
 
@@ -22,8 +23,8 @@ pub struct Difference {
     pub endpoints: Entries<EndpointKey, Endpoint>,
     /// Map `published`.
     pub published: Entries<Prefix<PublicationKey>, Publication>,
-    /// The port sets `published_ports` and `reserved`, where they may be others.
-    pub ports: Option<[[PortRanges; 2]; 2]>,
+    /// The port sets `reserved` and `published_ports`, where they may be others.
+    pub ports: Option<[PerProtocol<PortRanges>; 2]>,
 }
 
 impl Difference {
@@ -43,11 +44,11 @@ impl Difference {
             Self::of_containers(written, patched, devices_before, state, served.clone(), facts);
         // Also what is published as before may be served otherwise: a process of the host has given up its port.
         if patched.publications != patched.publications_before || !difference.published.is_empty() {
-            let [tcp, udp] = &written.published_ports;
-            let ports = [(Protocol::Tcp, tcp), (Protocol::Udp, udp)].map(|(protocol, ports)| {
+            let ports = PerProtocol::new(|protocol| {
                 let of_others =
                     others.iter().filter(|(other, _)| *other == protocol).map(|(_, ports)| *ports);
-                ports
+                let written = written.published_ports.of(protocol);
+                written
                     .difference(&published(&patched.publications_before, protocol))
                     .union(&published(served.clone(), protocol))
                     .union(&of_others.collect())

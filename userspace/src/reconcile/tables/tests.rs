@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     model::{Driver, MacAddress as ModelMac},
-    netdev::{BoundPorts, NamespaceIdentity, NamespaceRef},
+    netdev::{NamespaceIdentity, NamespaceRef},
     reconcile::{
         facts::{DeviceFact, UplinkFact},
         resolved::{EndpointId, FoundNamespace, ResolvedPeer, ResolvedRemote, ResolvedSubnet},
@@ -87,7 +87,7 @@ fn facts() -> Result<KernelFacts, Box<dyn std::error::Error>> {
         vtep: Some("192.0.2.1".parse()?),
         forwarding: true,
         forwarding_v6: true,
-        bound: BoundPorts { tcp: "22".parse()?, udp: "68".parse()? },
+        bound: PerProtocol { tcp: "22".parse()?, udp: "68".parse()?, sctp: "2905".parse()? },
         reserved: "9000-9001".parse()?,
         ..KernelFacts::default()
     })
@@ -202,8 +202,8 @@ fn a_large_range_takes_few_entries() -> TestResult {
     assert!(tables.published.len() <= 30, "{} prefixes", tables.published.len());
     let value = tables.published.values().next().ok_or("no entry")?;
     assert_eq!((value.first_host_port, value.first_container_port, value.network), (10_000, 80, 7));
-    assert_eq!(tables.published_ports[1].count(), 10_000);
-    assert!(tables.published_ports[0].is_empty());
+    assert_eq!(tables.published_ports.udp.count(), 10_000);
+    assert!(tables.published_ports.tcp.is_empty() && tables.published_ports.sctp.is_empty());
     Ok(())
 }
 
@@ -218,10 +218,13 @@ fn entries_of_one_publication_do_not_depend_on_the_others() -> TestResult {
 
 #[test]
 fn masquerade_keeps_off_ports_in_use() -> TestResult {
-    let published = publication(Protocol::Tcp, 8080, 8080)?;
-    let tables = build(&state()?, &[&published], &facts()?);
-    assert_eq!(tables.reserved[0].to_string(), "22,8080,9000-9001");
-    assert_eq!(tables.reserved[1].to_string(), "68,4789,9000-9001");
+    let published = [(Protocol::Tcp, 8080), (Protocol::Sctp, 36_412)]
+        .map(|(protocol, port)| publication(protocol, port, port));
+    let [tcp, sctp] = published;
+    let tables = build(&state()?, &[&tcp?, &sctp?], &facts()?);
+    assert_eq!(tables.reserved.tcp.to_string(), "22,8080,9000-9001");
+    assert_eq!(tables.reserved.udp.to_string(), "68,4789,9000-9001");
+    assert_eq!(tables.reserved.sctp.to_string(), "2905,9000-9001,36412");
     assert_eq!((tables.settings.first_port, tables.settings.last_port), (1024, 32767));
     Ok(())
 }

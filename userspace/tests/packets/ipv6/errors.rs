@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Result,
-    host::{TCP, UDP},
+    host::{SCTP, TCP, UDP},
 };
 
 /// An error from somebody, about a frame that this one has got.
@@ -48,6 +48,7 @@ fn sent(from: Socket, to: Socket) -> Vec<(Frame, usize)> {
     for quote in [48, 56, 58, 60, 140, 600] {
         cases.push((Frame::udp(from, to).payload(&[7; 600]), quote));
         cases.push((Frame::syn(from, to).payload(&[9; 100]), quote));
+        cases.push((Frame::sctp(from, to).payload(&[5; 400]), quote));
         cases.push((Frame::echo_request(from.0, to.0, from.1), quote));
     }
     cases
@@ -90,9 +91,14 @@ fn through_a_published_port() -> Result {
     with_host(|host| {
         publish(host, UDP, 53, (&A, 5353))?;
         publish(host, TCP, 53, (&A, 5353))?;
+        publish(host, SCTP, 53, (&A, 5353))?;
         let (client, public, inside) = ((REMOTE, 40_000), (HOST, 53), (A.address, 5353));
         for quote in [48, 80] {
-            for frame in [Frame::udp(client, public), Frame::syn(client, public).payload(&[1; 40])] {
+            for frame in [
+                Frame::udp(client, public),
+                Frame::syn(client, public).payload(&[1; 40]),
+                Frame::sctp(client, public).payload(&[1; 40]),
+            ] {
                 let arrived = frame.clone().destination(inside);
                 arrives(host, &frame.clone().by_router())?.took(Path::PortmapIn);
                 let error = error_about(PORT_UNREACHABLE, A.address, &arrived, quote).sent_by(&A);

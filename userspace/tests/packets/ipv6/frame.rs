@@ -8,7 +8,7 @@ use etherparse::{
 
 use super::topology::Member;
 use crate::{
-    frames::ethernet,
+    frames::{ethernet, sctp_header},
     topology::{ROUTER_MAC, UPLINK_MAC},
 };
 
@@ -26,6 +26,10 @@ pub type Socket = (Ipv6Addr, u16);
 pub enum Transport {
     Tcp(TcpHeader),
     Udp {
+        source: u16,
+        destination: u16,
+    },
+    Sctp {
         source: u16,
         destination: u16,
     },
@@ -96,6 +100,11 @@ impl Frame {
         Self::new(transport, source.0, destination.0)
     }
 
+    pub fn sctp(source: Socket, destination: Socket) -> Self {
+        let transport = Transport::Sctp { source: source.1, destination: destination.1 };
+        Self::new(transport, source.0, destination.0)
+    }
+
     pub fn echo_request(source: Ipv6Addr, destination: Ipv6Addr, id: u16) -> Self {
         Self::icmp(Icmpv6Type::EchoRequest(IcmpEchoHeader { id, seq: 1 }), source, destination)
     }
@@ -132,7 +141,7 @@ impl Frame {
         self.ip.source = address.octets();
         match &mut self.transport {
             Transport::Tcp(tcp) => tcp.source_port = port,
-            Transport::Udp { source, .. } => *source = port,
+            Transport::Udp { source, .. } | Transport::Sctp { source, .. } => *source = port,
             Transport::Icmp(Icmpv6Type::EchoRequest(echo) | Icmpv6Type::EchoReply(echo)) => echo.id = port,
             _ => {}
         }
@@ -144,7 +153,7 @@ impl Frame {
         self.ip.destination = address.octets();
         match &mut self.transport {
             Transport::Tcp(tcp) => tcp.destination_port = port,
-            Transport::Udp { destination, .. } => *destination = port,
+            Transport::Udp { destination, .. } | Transport::Sctp { destination, .. } => *destination = port,
             Transport::Icmp(Icmpv6Type::EchoRequest(echo) | Icmpv6Type::EchoReply(echo)) => echo.id = port,
             _ => {}
         }
@@ -192,6 +201,9 @@ impl Frame {
             Transport::Udp { source, destination } => {
                 let udp = UdpHeader::with_ipv6_checksum(*source, *destination, &ip, &self.payload);
                 (IpNumber::UDP, udp.expect("short").to_bytes().to_vec())
+            }
+            Transport::Sctp { source, destination } => {
+                (IpNumber::SCTP, sctp_header(*source, *destination, true, &self.payload).to_vec())
             }
             Transport::Icmp(kind) => {
                 let icmp = Icmpv6Header::with_checksum(*kind, ip.source, ip.destination, &self.payload);

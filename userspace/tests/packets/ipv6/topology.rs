@@ -129,11 +129,6 @@ pub fn publish(host: &mut Host, protocol: u8, port: u16, to: (&Member, u16)) -> 
         let key = Key::new(prefix.bits(), *prefix.key());
         host.programs.trie(map::PUBLISHED)?.insert(&key, value, 0)?;
     }
-    let set = if protocol == crate::host::TCP {
-        dataplane_common::abi::PortSet::PUBLISHED_TCP
-    } else {
-        dataplane_common::abi::PortSet::PUBLISHED_UDP
-    };
-    host.reserve(set, [port])?;
+    host.reserve(dataplane_common::abi::PortSet::published(protocol), [port])?;
     host.change_flags(to.0.container.device, 0, dataplane_common::abi::flags::PUBLISHED)
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     Result,
-    host::{TCP, UDP},
+    host::{SCTP, TCP, UDP},
     outcome::assert_bytes,
     topology::UPLINK,
 };
@@ -28,6 +28,7 @@ fn masquerade_out_and_back_byte_by_byte() -> Result {
             (Frame::syn(a, remote), Frame::syn_ack(remote, a)),
             (Frame::tcp(a, remote).payload(&[9; 1400]), Frame::tcp(remote, a).payload(b"odd")),
             (Frame::udp(a, remote), Frame::udp(remote, a).payload(b"")),
+            (Frame::sctp(a, remote), Frame::sctp(remote, a).payload(b"")),
             (
                 Frame::udp(a, remote).extension(HOP_BY_HOP, &PADDING),
                 Frame::udp(remote, a).extension(DESTINATION_OPTIONS, &PADDING),
@@ -126,7 +127,9 @@ fn the_ways_to_say_no() -> Result {
 #[test]
 fn a_published_port_is_reached_by_everybody() -> Result {
     with_host(|host| {
-        for (protocol, frame) in [(TCP, Frame::syn as fn(_, _) -> Frame), (UDP, Frame::udp)] {
+        for (protocol, frame) in
+            [(TCP, Frame::syn as fn(_, _) -> Frame), (UDP, Frame::udp), (SCTP, Frame::sctp)]
+        {
             publish(host, protocol, 80, (&A, 8080))?;
             let (public, inside) = ((HOST, 80), (A.address, 8080));
             let client = (REMOTE, 40_000);

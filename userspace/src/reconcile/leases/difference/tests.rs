@@ -66,7 +66,7 @@ fn attachment() -> impl Strategy<Value = Attachment> {
 }
 
 fn publication() -> impl Strategy<Value = Publication> {
-    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
     let address = proptest::option::weighted(0.2, Just(Ipv4Addr::new(192, 0, 2, 1).into()));
     let host_ports = prop_oneof![
         60 => (1_u16..60, 0_u16..4)
