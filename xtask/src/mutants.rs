@@ -30,7 +30,7 @@ const PROGRAMS: &[&str] = &["dataplane-ebpf/src/external_port.rs", "dataplane-eb
 
 /// Installs cargo-mutants where it is missing, and runs it on a copy of the source. Fails where a change is not noticed.
 pub fn run(options: &Options) -> Result<()> {
-    let installed = output(Command::new("cargo-mutants").arg("--version")).unwrap_or_default();
+    let installed = output(Command::new("cargo-mutants").args(["mutants", "--version"])).unwrap_or_default();
     if !installed.split_whitespace().any(|word| word == VERSION) {
         let install = ["install", "cargo-mutants", "--version", VERSION, "--locked", "--force"];
         run_command(cargo().args(install))?;
@@ -41,9 +41,14 @@ pub fn run(options: &Options) -> Result<()> {
     if options.programs {
         toolchain::require()?;
         test::run_tests_as_root(&mut command)?;
-        command.args(["--package", "dataplane-ebpf", "--test-package", "weft"]);
-        command.args(PROGRAMS.iter().flat_map(|file| ["--file", file]));
-        command.args(&options.arguments).args(["--", "--test", "packets"]);
+        // cargo-mutants tests the package that it changes; the programs have their tests in another.
+        command.args([
+            "--package",
+            "dataplane-ebpf",
+            "--cargo-arg=--package=weft",
+            "--cargo-arg=--test=packets",
+        ]);
+        command.args(PROGRAMS.iter().flat_map(|file| ["--file", file])).args(&options.arguments);
     } else {
         command.args(["--package", "dataplane-common"]).args(&options.arguments);
     }

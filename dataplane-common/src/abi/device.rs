@@ -233,7 +233,8 @@ mod tests {
     /// Each question, and the flags that say yes for IPv4 and IPv6.
     #[test]
     fn questions_are_of_one_family() {
-        let questions: [(fn(u32, bool) -> bool, [&[u32]; 2]); 4] = [
+        type Question = fn(u32, bool) -> bool;
+        let questions: [(Question, [&[u32]; 2]); 4] = [
             (routes, [&[ROUTED], &[ROUTED_V6]]),
             (is_unprotected, [&[UNPROTECTED], &[UNPROTECTED_V6]]),
             (knows_members, [&[ROUTED, UNPROTECTED], &[ROUTED_V6, UNPROTECTED_V6]]),
