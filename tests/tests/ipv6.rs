@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::{
@@ -109,6 +109,30 @@ fn members_and_host_reach_each_other() -> Result<()> {
     assert!(drops(&it.daemon, "isolated")? > 0);
     // Every byte arrives.
     bulk(&it.web, &it.shop, "[fd00:10::11]:9", 9, 33_554_432)?;
+    it.lab.finish()
+}
+
+/// Neighbours that have not been heard for a while are asked whether they are still there, and answer: nothing of that is
+/// dropped, and nobody is taken for gone.
+#[test]
+fn neighbours_stay_known() -> Result<()> {
+    let it = Dual::new("v6neighbours")?;
+    for (of, device) in [(&*it.web, "eth0"), (&*it.shop, "eth0")] {
+        let directory = format!("/proc/sys/net/ipv6/neigh/{device}");
+        of.check(&format!(
+            "echo 100 > {directory}/base_reachable_time_ms; echo 0 > {directory}/delay_first_probe_time; \
+             echo 50 > {directory}/retrans_time_ms"
+        ))?;
+    }
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        assert!(it.web.pings("fd00:10::1")? && it.shop.pings("fd00:10::10")?);
+        for (of, neighbour) in [(&it.web, "fd00:10::1"), (&it.shop, "fd00:10::10")] {
+            let shown = of.ip(&format!("-6 neigh show {neighbour}"))?;
+            assert!(!shown.contains("FAILED") && !shown.contains("INCOMPLETE"), "{shown}");
+        }
+    }
+    assert_eq!(drops(&it.daemon, "spoofed_address")?, 0);
     it.lab.finish()
 }
 
