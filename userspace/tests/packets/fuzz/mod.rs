@@ -8,7 +8,7 @@ mod judge;
 mod random;
 mod wire;
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use dataplane_common::abi::{DropReason, Path, flags, program};
 use nix::net::if_::if_nametoindex;
@@ -53,7 +53,11 @@ fn set(host: &mut Host, to: Mode) -> Result {
         let (clear, set) = if icc { (0, flags::INTER_CONTAINER) } else { (flags::INTER_CONTAINER, 0) };
         host.change_flags(container.device, clear, set)?;
     }
-    // Flows end with what has allowed them.
+    // With flows of its own: those of another mode would go on.
+    let long = Duration::from_secs(7441);
+    host.age_flows(long)?;
+    host.expire()?;
+    host.age_mappings(long)?;
     host.expire()?;
     Ok(())
 }
