@@ -240,8 +240,8 @@ fn from_uplink(mode: Mode, outcome: &Outcome) -> Judgement {
             translated(input, output)?;
             let to = member(destination).ok_or_else(|| format!("{destination} is no member"))?;
             ensure(is_delivered(output, to), || format!("not to {destination}"))?;
-            let direct = wire.destination == destination && matches!(mode, Mode::Routed | Mode::Unprotected)
-                || wire.destination == destination && path != Path::MasqueradeIn;
+            let is_open = matches!(mode, Mode::Routed | Mode::Unprotected) && path != Path::MasqueradeIn;
+            let direct = is_open && wire.destination == destination;
             ensure(source == wire.source && (direct || is_host(wire.destination)), || {
                 format!("from {source}, for {}", wire.destination)
             })

@@ -119,13 +119,13 @@ impl Shape {
 }
 
 /// Tries a property on one host, whose flows of all cases are there together.
-fn holds<S: Strategy>(
+fn holds<S>(
     strategy: &S,
     prepare: impl FnOnce(&mut Host) -> Result + Send,
     property: impl Fn(&mut Host, S::Value) -> Result + Sync,
 ) -> Result
 where
-    S: Sync,
+    S: Strategy + Sync,
     S::Value: Debug,
 {
     with_host(|host| {
