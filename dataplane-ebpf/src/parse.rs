@@ -208,6 +208,10 @@ pub fn parse_ipv6<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
     parsed.transport = (NETWORK + Ipv6::LENGTH) as u16;
     parsed.hop_limit = ip.hop_limit;
     extensions(packet, parsed)?;
+    if parsed.transport() > end {
+        // An extension header in what is padding.
+        return Err(DropReason::Malformed);
+    }
     transport(packet, parsed, end)?;
     Ok(parsed)
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use common::{
@@ -109,6 +109,24 @@ fn members_and_host_reach_each_other() -> Result<()> {
     assert!(drops(&it.daemon, "isolated")? > 0);
     // Every byte arrives.
     bulk(&it.web, &it.shop, "[fd00:10::11]:9", 9, 33_554_432)?;
+    it.lab.finish()
+}
+
+/// Neighbours that have not been heard for a while are asked whether they are still there, and answer: nothing of that is
+/// dropped.
+#[test]
+fn neighbours_may_be_probed() -> Result<()> {
+    let it = Dual::new("v6neighbours")?;
+    for container in [&it.web, &it.shop] {
+        container.check(
+            "cd /proc/sys/net/ipv6/neigh/eth0; echo 100 > base_reachable_time_ms; echo 0 > delay_first_probe_time",
+        )?;
+    }
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        assert!(it.web.pings("fd00:10::1")? && it.shop.pings("fd00:10::10")?);
+    }
+    assert_eq!(drops(&it.daemon, "spoofed_address")?, 0);
     it.lab.finish()
 }
 

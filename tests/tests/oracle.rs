@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tests::oracle::{
-    description::{Case, NetworkKind, Protocol, Topology},
+    description::{Case, Family, NetworkKind, Protocol, Topology},
     rules::RULES,
     runner::{self, Plan},
 };
@@ -92,6 +92,20 @@ fn without_udp(topology: &Topology) -> Topology {
     wrong
 }
 
+/// Ports are published by IPv4 only.
+fn without_ipv6(topology: &Topology) -> Topology {
+    let mut wrong = topology.clone();
+    for container in wrong.containers.iter_mut().flatten() {
+        let both = container.ports.iter_mut().filter(|publication| publication.is_of_both());
+        both.for_each(|publication| publication.family = Some(Family::V4));
+        container.ports.retain(|publication| {
+            publication.family != Some(Family::V6)
+                && topology.leads_somewhere(&container.networks, publication)
+        });
+    }
+    wrong
+}
+
 /// Whoever trusts the oracle has seen it find something: weft is told something wrong on purpose.
 #[test]
 fn planted_mistakes_are_found() -> Result<()> {
@@ -99,6 +113,7 @@ fn planted_mistakes_are_found() -> Result<()> {
         ("wrong port", wrong_port as fn(&Topology) -> Topology),
         ("no isolation", no_isolation),
         ("without UDP", without_udp),
+        ("without IPv6", without_ipv6),
     ] {
         let report = runner::run(&Plan { cases: 60, seed: 1, stages: 1, told, finds: 1 })?;
         let found = report.found.first().with_context(|| format!("{name}: {} cases", report.cases))?;

@@ -150,11 +150,16 @@ fn ipv6(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Scope> {
     if destination.is_multicast_v6() || destination.is_link_local() && !source.is_unspecified() {
         return Ok(Scope::Link);
     }
-    if for_link_only {
-        // A link-local source does not leave its link (RFC 4291 section 2.5.6).
-        return Err(DropReason::SpoofedAddress);
-    }
     let same_network = destination.shares_prefix(&device.address_v6, device.prefix_length_v6);
+    if for_link_only {
+        // A link-local source does not leave its link (RFC 4291 section 2.5.6), and says no more on it than this: whether a
+        // neighbour is still there is asked at the neighbour's own address, from any of one's own (RFC 4861 section 7.3.3).
+        return if same_network && !source.is_unspecified() && resolves_neighbour(*packet, parsed) {
+            Ok(Scope::Link)
+        } else {
+            Err(DropReason::SpoofedAddress)
+        };
+    }
     Ok(if same_network && *destination != device.gateway_v6 { Scope::Neighbour } else { Scope::Beyond })
 }
 
@@ -181,6 +186,16 @@ fn neighbour_discovery(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether it is a solicitation or an advertisement of a neighbour. A function of its own for its stack.
+#[inline(never)]
+fn resolves_neighbour(packet: Packet, parsed: &Parsed) -> bool {
+    parsed.tuple.protocol == protocol::ICMPV6
+        && parsed.fragment() == Fragment::Whole
+        && packet.read::<Icmp>(parsed.transport()).is_ok_and(|message| {
+            matches!(message.kind, icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::NEIGHBOUR_ADVERTISEMENT)
+        })
 }
 
 /// As the sender's MAC address in ARP: the container's own. Hosts send one option, or two.

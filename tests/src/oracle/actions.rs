@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     os::fd::AsRawFd,
     time::Duration,
 };
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    description::{Action, Close, Topology},
+    description::{Action, Close, Family, Target, Topology},
     observation::{End, Facts, refusal, seen_facts},
     servers::{
         CONNECTION_LIMIT, Header, RESET_NOW, Registry, TAIL, datagram, number_of, read_end, reset_on_close,
@@ -40,25 +40,21 @@ impl Doer<'_> {
     pub async fn perform(&self, action: &Action) -> Result<Facts> {
         let actor = self.actors.at(self.topology, action.from())?;
         let registry = &*self.actors.registry;
+        let family = action.family();
+        let named = |to: &Target| SocketAddr::new(self.topology.resolve(to.address, family), to.port);
         match action {
             Action::Tcp { to, send, receive, close, .. } => {
-                let address = SocketAddrV4::new(self.topology.resolve(to.address), to.port);
                 let header =
                     Header { number: registry.number(), request: *send, reply: *receive, close: *close };
-                Ok(self.tcp(actor, address, header).await?)
+                Ok(self.tcp(actor, named(to), header).await?)
             }
             Action::Udp { source, to, .. } => {
-                let to: Vec<(SocketAddrV4, usize)> = to
-                    .iter()
-                    .map(|(to, size)| {
-                        let address = SocketAddrV4::new(self.topology.resolve(to.address), to.port);
-                        (address, usize::from(*size))
-                    })
-                    .collect();
-                Ok(self.udp(actor, source.unwrap_or(0), &to).await?)
+                let to: Vec<_> = to.iter().map(|(to, size)| (named(to), usize::from(*size))).collect();
+                let socket = bound(actor, family, source.unwrap_or(0)).await?;
+                Ok(self.udp(&socket, &to).await?)
             }
             Action::Ping { to, size, .. } => {
-                Ok(self.ping(actor, self.topology.resolve(*to), usize::from(*size)).await?)
+                Ok(self.ping(actor, self.topology.resolve(*to, family), usize::from(*size)).await?)
             }
         }
     }
@@ -67,10 +63,10 @@ impl Doer<'_> {
         &self.actors.registry
     }
 
-    async fn tcp(&self, actor: &Actor, to: SocketAddrV4, header: Header) -> io::Result<Facts> {
+    async fn tcp(&self, actor: &Actor, to: SocketAddr, header: Header) -> io::Result<Facts> {
         let mut facts = Facts::new();
-        let socket = actor.sockets.tcp()?;
-        let mut stream = match timeout(self.patience, socket.connect(to.into())).await {
+        let socket = actor.sockets.tcp(Family::of(to.ip()))?;
+        let mut stream = match timeout(self.patience, socket.connect(to)).await {
             Err(_) => {
                 facts.insert("result".to_owned(), "blocked".to_owned());
                 return Ok(facts);
@@ -98,9 +94,8 @@ impl Doer<'_> {
         Ok(facts)
     }
 
-    async fn udp(&self, actor: &Actor, port: u16, to: &[(SocketAddrV4, usize)]) -> io::Result<Facts> {
+    async fn udp(&self, socket: &UdpSocket, to: &[(SocketAddr, usize)]) -> io::Result<Facts> {
         let mut facts = Facts::new();
-        let socket = bound(actor, port).await?;
         let local = socket.local_addr()?.port();
         // A connected socket hears of ICMP errors.
         if let [(to, _)] = to
@@ -147,19 +142,23 @@ impl Doer<'_> {
         Ok(facts)
     }
 
-    async fn ping(&self, actor: &Actor, to: Ipv4Addr, size: usize) -> io::Result<Facts> {
+    async fn ping(&self, actor: &Actor, to: IpAddr, size: usize) -> io::Result<Facts> {
         let mut facts = Facts::new();
+        let family = Family::of(to);
         let number = self.registry().number();
-        let mut message = vec![8, 0, 0, 0];
+        let mut message = vec![family.echo_request(), 0, 0, 0];
         message.extend((number as u32).to_be_bytes());
         message.extend(datagram(number, size.max(8)));
-        let checksum = internet_checksum(&message).to_be_bytes();
-        message[2..4].copy_from_slice(&checksum);
-        let target = nix::sys::socket::SockaddrIn::from(SocketAddrV4::new(to, 0));
+        // That of ICMPv6 covers the addresses as well, and the kernel computes it (RFC 3542 section 3.1).
+        if family == Family::V4 {
+            let checksum = internet_checksum(&message).to_be_bytes();
+            message[2..4].copy_from_slice(&checksum);
+        }
+        let to = SocketAddr::new(to, 0);
         let sent = nix::sys::socket::sendto(
-            actor.icmp.as_raw_fd(),
+            actor.icmp(family).as_raw_fd(),
             &message,
-            &target,
+            &nix::sys::socket::SockaddrStorage::from(to),
             nix::sys::socket::MsgFlags::empty(),
         );
         let result = match sent.map_err(io::Error::from) {
@@ -167,10 +166,7 @@ impl Doer<'_> {
             Ok(_) => match self.registry().reply(number, Instant::now() + self.patience).await {
                 None => "no answer".to_owned(),
                 Some((from, intact)) => {
-                    facts.insert(
-                        "answer from".to_owned(),
-                        asked(SocketAddr::new(from, 0), SocketAddrV4::new(to, 0)),
-                    );
+                    facts.insert("answer from".to_owned(), asked(SocketAddr::new(from, 0), to));
                     facts.insert("reply".to_owned(), if intact { "intact" } else { "damaged" }.to_owned());
                     "answered".to_owned()
                 }
@@ -185,10 +181,10 @@ impl Doer<'_> {
 }
 
 /// A UDP socket with this port. Another worker's new process holds the descriptor of the one before until its `exec`.
-async fn bound(actor: &Actor, port: u16) -> io::Result<UdpSocket> {
+async fn bound(actor: &Actor, family: Family, port: u16) -> io::Result<UdpSocket> {
     let until = Instant::now() + CONNECTION_LIMIT;
     loop {
-        match actor.sockets.udp(port) {
+        match actor.sockets.udp(family, port) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < until => {
                 sleep(Duration::from_millis(2)).await;
             }
@@ -233,14 +229,11 @@ async fn converse(stream: &mut TcpStream, header: Header, intact: &mut bool) -> 
 }
 
 /// Whether it is the address that was asked for.
-fn asked(got: SocketAddr, wanted: SocketAddrV4) -> String {
-    if got == SocketAddr::V4(wanted) { "as asked".to_owned() } else { describe(got) }
-}
-
-fn describe(address: SocketAddr) -> String {
-    match address {
-        SocketAddr::V4(v4) if v4.port() == 0 => IpAddr::V4(*v4.ip()).to_string(),
-        other => other.to_string(),
+fn asked(got: SocketAddr, wanted: SocketAddr) -> String {
+    match got {
+        got if got == wanted => "as asked".to_owned(),
+        got if got.port() == 0 => got.ip().to_string(),
+        got => got.to_string(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! What a case is: networks, containers and published ports, and what is done with them. Pure data, which prints as JSON
 //! and replays from it.
 
-use std::{fmt, net::Ipv4Addr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +20,6 @@ pub const OPEN_PORTS: [u16; 3] = [7000, 7001, 7002];
 pub const CLOSED_PORT: u16 = 7003;
 /// Host ports that may be published.
 pub const HOST_PORTS: std::ops::Range<u16> = 8080..8088;
-/// The outside client.
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 
 /// One topology, and steps on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,6 +46,31 @@ pub struct Topology {
     pub networks: Vec<Network>,
     /// Named `c0`, `c1`, …; one that was removed leaves its place empty.
     pub containers: Vec<Option<Container>>,
+    /// What the tunnels between the hosts run over.
+    #[serde(default)]
+    pub tunnels: Family,
+}
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// What a network has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Families {
+    /// IPv4 alone.
+    #[default]
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both.
+    Both,
 }
 
 /// A network.
@@ -54,6 +80,9 @@ pub struct Network {
     pub kind: NetworkKind,
     /// Its host; an overlay network is on all of them.
     pub host: usize,
+    /// IPv4, IPv6 or both.
+    #[serde(default)]
+    pub families: Families,
 }
 
 /// What a network allows.
@@ -85,6 +114,9 @@ pub struct Container {
 pub struct Publication {
     /// On which addresses of the host.
     pub binding: Binding,
+    /// Of which family they are; not said: both with [`Binding::Any`], else IPv4.
+    #[serde(default)]
+    pub family: Option<Family>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// The first host port.
@@ -102,7 +134,7 @@ pub enum Binding {
     Any,
     /// The uplink's.
     Uplink,
-    /// 127.0.0.1.
+    /// 127.0.0.1 or ::1.
     Loopback,
 }
 
@@ -146,7 +178,7 @@ pub enum Address {
     Client,
     /// The uplink of a host.
     Uplink(usize),
-    /// 127.0.0.1 of whoever acts.
+    /// 127.0.0.1 or ::1 of whoever acts.
     Loopback,
     /// The gateway of a network.
     Gateway(usize),
@@ -170,6 +202,9 @@ pub enum Action {
     Tcp {
         /// The client.
         from: Place,
+        /// Of the addresses.
+        #[serde(default)]
+        family: Family,
         /// The server.
         to: Target,
         /// Bytes to the server.
@@ -183,6 +218,9 @@ pub enum Action {
     Udp {
         /// The client.
         from: Place,
+        /// Of the addresses.
+        #[serde(default)]
+        family: Family,
         /// Its port: one of few, so that it is used again, or a new one.
         source: Option<u16>,
         /// Where each goes, and its length.
@@ -192,6 +230,9 @@ pub enum Action {
     Ping {
         /// The sender.
         from: Place,
+        /// Of the addresses.
+        #[serde(default)]
+        family: Family,
         /// The target.
         to: Address,
         /// Payload bytes.
@@ -220,23 +261,92 @@ impl Network {
         self.kind == NetworkKind::Overlay || self.host == host
     }
 
-    /// The first three bytes of its subnet, which is a /24. Every place and kind has its own, so that the routes of the
-    /// outside client never change.
-    fn prefix(&self, number: usize) -> [u8; 3] {
+    /// An address of it. Every place and kind has its own subnets, 10.PLACE.NUMBER.0/24 and fd00:PLACE:NUMBER::/64, so that
+    /// the routes of the outside client never change.
+    fn address(&self, number: usize, family: Family, last: u8) -> IpAddr {
         let place = if self.kind == NetworkKind::Overlay { HOSTS } else { self.host };
-        [10, (place + 1) as u8, number as u8]
+        subnet_of(place, number, family, last)
+    }
+}
+
+/// An address in the subnet with this number at a host, or of an overlay, which is the place behind the last host.
+pub fn subnet_of(place: usize, number: usize, family: Family, last: u8) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(10, place as u8 + 1, number as u8, last).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, place as u16 + 1, number as u16, 0, 0, 0, 0, last.into()).into(),
+    }
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// An address of the segment that hosts and client are on.
+    fn outside(self, last: u8) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(192, 0, 2, last).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into(),
+        }
     }
 
-    /// An address of it.
-    fn address(&self, number: usize, last: u8) -> Ipv4Addr {
-        let [a, b, c] = self.prefix(number);
-        Ipv4Addr::new(a, b, c, last)
+    /// Of the containers' subnets.
+    pub fn prefix_length(self) -> u8 {
+        match self {
+            Self::V4 => 24,
+            Self::V6 => 64,
+        }
+    }
+
+    /// The loopback address.
+    pub fn loopback(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::LOCALHOST.into(),
+            Self::V6 => Ipv6Addr::LOCALHOST.into(),
+        }
+    }
+
+    /// The unspecified address.
+    pub fn any(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
+
+    /// Of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
+impl Families {
+    /// Whether this one is among them.
+    pub fn has(self, family: Family) -> bool {
+        !matches!((self, family), (Self::V4, Family::V6) | (Self::V6, Family::V4))
+    }
+
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(move |family| self.has(*family))
     }
 }
 
 /// The address of a host's uplink.
-pub fn uplink(host: usize) -> Ipv4Addr {
-    Ipv4Addr::new(192, 0, 2, host as u8 + 1)
+pub fn uplink(host: usize, family: Family) -> IpAddr {
+    family.outside(host as u8 + 1)
+}
+
+/// The outside client.
+pub fn client(family: Family) -> IpAddr {
+    family.outside(100)
 }
 
 impl Topology {
@@ -250,43 +360,65 @@ impl Topology {
         self.containers.get(slot)?.as_ref()
     }
 
-    /// The /24 of a network.
-    pub fn subnet(&self, network: usize) -> String {
-        format!("{}/24", self.networks[network].address(network, 0))
+    /// The subnet of a network.
+    pub fn subnet(&self, network: usize, family: Family) -> String {
+        format!("{}/{}", self.networks[network].address(network, family, 0), family.prefix_length())
     }
 
     /// A network's gateway.
-    pub fn gateway(&self, network: usize) -> Ipv4Addr {
-        self.networks[network].address(network, 1)
+    pub fn gateway(&self, network: usize, family: Family) -> IpAddr {
+        self.networks[network].address(network, family, 1)
     }
 
     /// A container's address in a network.
-    pub fn address(&self, slot: usize, network: usize) -> Ipv4Addr {
-        self.networks[network].address(network, slot as u8 + 10)
+    pub fn address(&self, slot: usize, network: usize, family: Family) -> IpAddr {
+        self.networks[network].address(network, family, slot as u8 + 10)
     }
 
     /// A container's MAC address in a network.
     pub fn mac(&self, slot: usize, network: usize) -> String {
-        let [a, b, c, d] = self.address(slot, network).octets();
+        let IpAddr::V4(v4) = self.address(slot, network, Family::V4) else { return String::new() };
+        let [a, b, c, d] = v4.octets();
         format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
     }
 
-    /// The network that leads a container to the world: the first that does.
-    pub fn default_network(&self, container: &Container) -> Option<usize> {
-        container
-            .networks
-            .iter()
-            .copied()
-            .find(|network| self.networks[*network].kind != NetworkKind::Internal)
+    /// Whether an address exists in a family.
+    pub fn has(&self, address: Address, family: Family) -> bool {
+        match address {
+            Address::Gateway(network) | Address::Container(_, network) => {
+                self.networks[network].families.has(family)
+            }
+            Address::Client | Address::Uplink(_) | Address::Loopback => true,
+        }
+    }
+
+    /// The network that leads these members to the world, and their ports to them: the first that does.
+    pub fn default_network(&self, networks: &[usize]) -> Option<usize> {
+        networks.iter().copied().find(|network| self.networks[*network].kind != NetworkKind::Internal)
+    }
+
+    /// The address that a container's published ports of a family lead to.
+    pub fn published_address(&self, slot: usize, family: Family) -> Option<IpAddr> {
+        let network = self.default_network(&self.container(slot)?.networks)?;
+        self.networks[network].families.has(family).then(|| self.address(slot, network, family))
+    }
+
+    /// Whether members of these networks can publish this at all.
+    pub fn leads_somewhere(&self, networks: &[usize], wanted: &Publication) -> bool {
+        let Some(network) = self.default_network(networks) else { return false };
+        let families = self.networks[network].families;
+        // Without a host address: for each family that the container has.
+        wanted.is_of_both() || wanted.families().all(|family| families.has(family))
     }
 
     /// Whether a container may publish this: it reaches the world, and nobody has these ports there.
     pub fn may_publish(&self, host: usize, networks: &[usize], wanted: &Publication) -> bool {
-        networks.iter().any(|network| self.networks[*network].kind != NetworkKind::Internal)
+        self.leads_somewhere(networks, wanted)
             && !self.present().filter(|(_, container)| container.host == host).any(|(_, container)| {
                 container.ports.iter().any(|held| {
                     let bindings = [held.binding, wanted.binding];
                     (bindings[0] == bindings[1] || bindings.contains(&Binding::Any))
+                        && held.families().any(|family| wanted.families().any(|other| other == family))
                         && held.protocol == wanted.protocol
                         && held.host_port < wanted.host_port + wanted.count
                         && wanted.host_port < held.host_port + held.count
@@ -299,6 +431,7 @@ impl Topology {
         &self,
         host: usize,
         binding: Binding,
+        family: Family,
         protocol: Protocol,
         port: u16,
     ) -> Option<(usize, &Publication)> {
@@ -306,9 +439,11 @@ impl Topology {
             self.present().filter(|(_, container)| container.host == host).find_map(|(slot, container)| {
                 let found = container.ports.iter().find(|held| {
                     held.binding == binding
+                        && held.families().any(|it| it == family)
                         && held.protocol == protocol
                         && (held.host_port..held.host_port + held.count).contains(&port)
                 })?;
+                self.published_address(slot, family)?;
                 Some((slot, found))
             })
         };
@@ -316,20 +451,22 @@ impl Topology {
     }
 
     /// The container and port that a socket of this host reaches with a datagram, if it is led to one by a published port.
-    pub fn led_to(&self, host: usize, to: Target) -> Option<(usize, u16)> {
+    pub fn led_to(&self, host: usize, family: Family, to: Target) -> Option<(usize, u16)> {
         let binding = match to.address {
             Address::Uplink(it) if it == host => Binding::Uplink,
             Address::Gateway(network) if self.networks[network].is_on(host) => Binding::Any,
             Address::Loopback => Binding::Loopback,
             _ => return None,
         };
-        let (slot, found) = self.publication(host, binding, Protocol::Udp, to.port)?;
+        let (slot, found) = self.publication(host, binding, family, Protocol::Udp, to.port)?;
         Some((slot, found.behind(to.port)))
     }
 
     /// The same for a container's address, which needs no leading.
-    pub fn served_by(&self, host: usize, to: Target) -> Option<(usize, u16)> {
-        let Address::Container(slot, _) = to.address else { return self.led_to(host, to) };
+    pub fn served_by(&self, host: usize, family: Family, to: Target) -> Option<(usize, u16)> {
+        let Address::Container(slot, _) = to.address else {
+            return self.led_to(host, family, to);
+        };
         Some((slot, to.port))
     }
 
@@ -368,18 +505,29 @@ impl Topology {
     }
 
     /// The number that an address stands for.
-    pub fn resolve(&self, address: Address) -> Ipv4Addr {
+    pub fn resolve(&self, address: Address, family: Family) -> IpAddr {
         match address {
-            Address::Client => CLIENT,
-            Address::Uplink(host) => uplink(host),
-            Address::Loopback => Ipv4Addr::LOCALHOST,
-            Address::Gateway(network) => self.gateway(network),
-            Address::Container(slot, network) => self.address(slot, network),
+            Address::Client => client(family),
+            Address::Uplink(host) => uplink(host, family),
+            Address::Loopback => family.loopback(),
+            Address::Gateway(network) => self.gateway(network, family),
+            Address::Container(slot, network) => self.address(slot, network, family),
         }
     }
 }
 
 impl Publication {
+    /// Whether no host address is said, so that it is of both families.
+    pub fn is_of_both(&self) -> bool {
+        self.binding == Binding::Any && self.family.is_none()
+    }
+
+    /// The families of its host addresses.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        let (both, one) = (self.is_of_both(), self.family.unwrap_or_default());
+        Family::ALL.into_iter().filter(move |family| both || *family == one)
+    }
+
     /// The container's port behind a host port.
     pub fn behind(&self, host_port: u16) -> u16 {
         host_port - self.host_port + self.container_port
@@ -401,6 +549,13 @@ impl Action {
     pub fn from(&self) -> Place {
         match self {
             Self::Tcp { from, .. } | Self::Udp { from, .. } | Self::Ping { from, .. } => *from,
+        }
+    }
+
+    /// Of its addresses.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Tcp { family, .. } | Self::Udp { family, .. } | Self::Ping { family, .. } => *family,
         }
     }
 

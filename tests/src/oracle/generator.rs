@@ -3,8 +3,9 @@
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 use super::description::{
-    Action, Address, Binding, CLOSED_PORT, CONTAINERS, Case, Change, Close, Container, HOST_PORTS, HOSTS,
-    NETWORKS, Network, NetworkKind, OPEN_PORTS, Place, Protocol, Publication, Step, Target, Topology,
+    Action, Address, Binding, CLOSED_PORT, CONTAINERS, Case, Change, Close, Container, Families, Family,
+    HOST_PORTS, HOSTS, NETWORKS, Network, NetworkKind, OPEN_PORTS, Place, Protocol, Publication, Step,
+    Target, Topology,
 };
 
 /// Ports that UDP clients use again and again.
@@ -14,6 +15,7 @@ const SOURCE_PORTS: [u16; 2] = [20_000, 20_001];
 #[derive(Debug, Clone)]
 struct Draft {
     hosts: usize,
+    tunnels: Family,
     networks: Vec<Network>,
     containers: Vec<RawContainer>,
     steps: Vec<RawStep>,
@@ -42,6 +44,8 @@ enum RawChange {
 #[derive(Debug, Clone)]
 struct RawAction {
     from: usize,
+    /// If everybody has it.
+    family: Family,
     to: Vec<(RawTarget, u16)>,
     what: What,
 }
@@ -77,14 +81,21 @@ pub fn cases() -> impl Strategy<Value = Case> {
     let steps = vec(step(), 1..=3);
     let networks = vec(network(), 1..=NETWORKS);
     let containers = vec(container(), 1..=CONTAINERS);
-    (1..=HOSTS, networks, containers, steps).prop_map(|(hosts, networks, containers, steps)| {
-        Draft { hosts, networks, containers, steps }.settle()
-    })
+    (1..=HOSTS, family(), networks, containers, steps).prop_map(
+        |(hosts, tunnels, networks, containers, steps)| {
+            Draft { hosts, tunnels, networks, containers, steps }.settle()
+        },
+    )
+}
+
+fn family() -> impl Strategy<Value = Family> {
+    select(&Family::ALL[..])
 }
 
 fn network() -> impl Strategy<Value = Network> {
     let kinds = vec![NetworkKind::Plain, NetworkKind::Overlay, NetworkKind::Isolated, NetworkKind::Internal];
-    (select(kinds), 0..HOSTS).prop_map(|(kind, host)| Network { kind, host })
+    let families = prop_oneof![4 => Just(Families::Both), 1 => Just(Families::V4), 1 => Just(Families::V6)];
+    (select(kinds), 0..HOSTS, families).prop_map(|(kind, host, families)| Network { kind, host, families })
 }
 
 fn container() -> impl Strategy<Value = RawContainer> {
@@ -100,11 +111,14 @@ fn container() -> impl Strategy<Value = RawContainer> {
 fn publication() -> impl Strategy<Value = Publication> {
     let bindings =
         prop_oneof![4 => Just(Binding::Any), 2 => Just(Binding::Uplink), 1 => Just(Binding::Loopback)];
+    let families = prop_oneof![2 => Just(None), 1 => family().prop_map(Some)];
     let container_ports = prop_oneof![6 => select(&OPEN_PORTS[..]), 1 => Just(CLOSED_PORT)];
     let counts = prop_oneof![3 => Just(1_u16), 1 => 2_u16..=4];
-    (bindings, select(vec![Protocol::Tcp, Protocol::Udp]), HOST_PORTS, container_ports, counts).prop_map(
-        |(binding, protocol, host_port, container_port, count)| Publication {
+    let protocols = select(vec![Protocol::Tcp, Protocol::Udp]);
+    (bindings, families, protocols, HOST_PORTS, container_ports, counts).prop_map(
+        |(binding, family, protocol, host_port, container_port, count)| Publication {
             binding,
+            family,
             protocol,
             host_port,
             container_port,
@@ -132,7 +146,8 @@ fn action() -> impl Strategy<Value = RawAction> {
     ];
     let target =
         (kinds, 0_usize..16, 0_usize..16).prop_map(|(kind, which, port)| RawTarget { kind, which, port });
-    let datagram = prop_oneof![8 => 32_u16..1400, 1 => 4000_u16..8000];
+    // What fits every network's MTU, and what has to be sent in fragments.
+    let datagram = prop_oneof![8 => 32_u16..1380, 1 => 4000_u16..8000];
     let length = || prop_oneof![2 => Just(0_u32), 4 => 1_u32..3000, 1 => 3000_u32..200_000];
     let close = select(vec![
         Close::Client,
@@ -146,11 +161,8 @@ fn action() -> impl Strategy<Value = RawAction> {
         4 => option::of(select(&SOURCE_PORTS[..])).prop_map(|source| What::Udp { source }),
         1 => Just(What::Ping),
     ];
-    (0_usize..16, vec((target, datagram), 1..=3), what).prop_map(|(from, to, what)| RawAction {
-        from,
-        to,
-        what,
-    })
+    (0_usize..16, family(), vec((target, datagram), 1..=3), what)
+        .prop_map(|(from, family, to, what)| RawAction { from, family, to, what })
 }
 
 impl Draft {
@@ -158,7 +170,7 @@ impl Draft {
         let host = |number: usize| number % self.hosts;
         let networks =
             self.networks.iter().map(|network| Network { host: host(network.host), ..*network }).collect();
-        let mut topology = Topology { networks, containers: vec![None; CONTAINERS] };
+        let mut topology = Topology { networks, containers: vec![None; CONTAINERS], tunnels: self.tunnels };
         for (slot, raw) in self.containers.iter().enumerate() {
             add(&mut topology, slot, raw, self.hosts);
         }
@@ -216,13 +228,14 @@ impl RawAction {
         let protocol = if matches!(self.what, What::Tcp { .. }) { Protocol::Tcp } else { Protocol::Udp };
         let target = |raw: &RawTarget| raw.settle(topology, hosts, protocol);
         let (first, size) = self.to.first()?;
+        let family = self.family_for(topology, from, target(first)?.address);
         Some(match self.what {
             What::Tcp { send, receive, close } => {
-                Action::Tcp { from, to: target(first)?, send, receive, close }
+                Action::Tcp { from, family, to: target(first)?, send, receive, close }
             }
             What::Udp { source } => {
-                let to: Vec<_> =
-                    self.to.iter().filter_map(|(raw, size)| Some((target(raw)?, *size))).collect();
+                let to = self.to.iter().filter_map(|(raw, size)| Some((target(raw)?, *size)));
+                let to: Vec<_> = to.filter(|(to, _)| topology.has(to.address, family)).collect();
                 // One socket tells answers apart by where they come from.
                 let mut distinct: Vec<(Target, u16)> = Vec::new();
                 for (target, size) in to {
@@ -230,10 +243,30 @@ impl RawAction {
                         distinct.push((target, size));
                     }
                 }
-                Action::Udp { from, source, to: (!distinct.is_empty()).then_some(distinct)? }
+                Action::Udp { from, family, source, to: (!distinct.is_empty()).then_some(distinct)? }
             }
-            What::Ping => Action::Ping { from, to: target(first)?.address, size: *size },
+            What::Ping => Action::Ping { from, family, to: target(first)?.address, size: *size },
         })
+    }
+}
+
+impl RawAction {
+    /// The family that was drawn, unless there is only the other one at the target, or at the sender.
+    fn family_for(&self, topology: &Topology, from: Place, to: Address) -> Family {
+        let has = |family| {
+            let sends = match from {
+                Place::Container(slot) => topology.container(slot).is_none_or(|container| {
+                    container.networks.iter().any(|network| topology.networks[*network].families.has(family))
+                }),
+                Place::Client | Place::Host(_) => true,
+            };
+            [topology.has(to, family), sends]
+        };
+        let [wanted, other] = [self.family, self.family.other()];
+        match (has(wanted), has(other)) {
+            ([false, _], _) | ([true, false], [true, true]) => other,
+            _ => wanted,
+        }
     }
 }
 

@@ -3,18 +3,16 @@
 //! The devices of a topology are pieces with a text each; a change takes down the pieces that have gone and puts up the
 //! new ones. Rules are replaced as a whole, in one step.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use anyhow::Result;
 
 use super::{
-    description::{HOSTS, NetworkKind, Topology, uplink},
+    description::{Family, HOSTS, NetworkKind, Topology, uplink},
     kernel_rules,
     site::Site,
 };
 
-/// MTU of an overlay network: 1500 less the 50 bytes of VXLAN over IPv4 (RFC 7348 section 4.3).
-const OVERLAY_MTU: u32 = 1450;
 const MTU: u32 = 1500;
 
 /// What the kernel's side has now.
@@ -35,13 +33,19 @@ struct Piece {
     down: Vec<String>,
 }
 
-impl Default for KernelSide {
-    fn default() -> Self {
-        Self { pieces: vec![Vec::new(); HOSTS] }
-    }
-}
-
 impl KernelSide {
+    /// Prepares the hosts for IPv6, as weft does where the first network has it.
+    pub fn start(site: &Site) -> Result<Self> {
+        for namespace in site.namespaces() {
+            // Addresses are there at once; nobody has them twice.
+            namespace.check("echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")?;
+        }
+        for host in &site.hosts {
+            host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        }
+        Ok(Self { pieces: vec![Vec::new(); HOSTS] })
+    }
+
     /// Makes the hosts what the topology says.
     pub fn configure(&mut self, site: &Site, topology: &Topology) -> Result<()> {
         for host in 0..HOSTS {
@@ -58,16 +62,17 @@ impl KernelSide {
 fn pieces(site: &Site, topology: &Topology, host: usize) -> Vec<Piece> {
     let mut all = Vec::new();
     for (number, network) in topology.networks.iter().enumerate().filter(|(_, it)| it.is_on(host)) {
-        let gateway = topology.gateway(number);
+        let mut links = vec![
+            // With an address of its own: else it takes that of a port, and each change flushes its neighbours.
+            format!(
+                "link add br{number} address 02:fe:00:00:{host:02x}:{number:02x} type bridge stp_state 0"
+            ),
+        ];
+        let gateways = network.families.iter().map(|family| (topology.gateway(number, family), family));
+        links.extend(gateways.map(|(gateway, family)| add_address(gateway, family, &format!("br{number}"))));
+        links.push(format!("link set br{number} up"));
         let mut piece = Piece {
-            links: vec![
-                // With an address of its own: else it takes that of a port, and each change flushes its neighbours.
-                format!(
-                    "link add br{number} address 02:fe:00:00:{host:02x}:{number:02x} type bridge stp_state 0"
-                ),
-                format!("address add {gateway}/24 dev br{number}"),
-                format!("link set br{number} up"),
-            ],
+            links,
             // Packets for published ports on 127.0.0.1 leave for the bridge, as Docker without a proxy does it.
             shell: vec![format!("echo 1 > /proc/sys/net/ipv4/conf/br{number}/route_localnet")],
             down: vec![format!("link del br{number}")],
@@ -76,10 +81,11 @@ fn pieces(site: &Site, topology: &Topology, host: usize) -> Vec<Piece> {
         if network.kind == NetworkKind::Overlay {
             piece.links.extend([
                 format!(
-                    "link add vx{number} mtu {OVERLAY_MTU} type vxlan id {} local {} dstport 4789 nolearning \
-                     noudpcsum",
+                    "link add vx{number} mtu {} type vxlan id {} local {} dstport 4789 nolearning noudpcsum \
+                     udp6zerocsumtx udp6zerocsumrx",
+                    overlay_mtu(topology),
                     vni(number),
-                    uplink(host)
+                    uplink(host, topology.tunnels)
                 ),
                 format!("link set vx{number} master br{number} up"),
             ]);
@@ -101,16 +107,36 @@ fn pieces(site: &Site, topology: &Topology, host: usize) -> Vec<Piece> {
     all
 }
 
+fn add_address(address: IpAddr, family: Family, device: &str) -> String {
+    let option = if family == Family::V6 { " nodad" } else { "" };
+    format!("address add {address}/{} dev {device}{option}", family.prefix_length())
+}
+
+/// MTU of an overlay network: 1500 less the 50 bytes of VXLAN over IPv4, or the 70 over IPv6 (RFC 7348 section 4.3).
+fn overlay_mtu(topology: &Topology) -> u32 {
+    match topology.tunnels {
+        Family::V4 => MTU - 50,
+        Family::V6 => MTU - 70,
+    }
+}
+
 /// A container's interface in a network of this host.
 fn attachment(site: &Site, topology: &Topology, slot: usize, number: usize) -> Piece {
     let Some(container) = topology.container(slot) else { return Piece::default() };
     let netns = site.netns(container.host, slot).to_owned();
-    let (address, mac) = (topology.address(slot, number), topology.mac(slot, number));
-    let mtu = if topology.networks[number].kind == NetworkKind::Overlay { OVERLAY_MTU } else { MTU };
+    let mac = topology.mac(slot, number);
+    let network = &topology.networks[number];
+    let mtu = if network.kind == NetworkKind::Overlay { overlay_mtu(topology) } else { MTU };
     let (port, device) = (format!("v{slot}n{number}"), format!("e{number}"));
-    let mut inside = vec![format!("address add {address}/24 dev {device}"), format!("link set {device} up")];
-    if topology.default_network(container) == Some(number) {
-        inside.push(format!("route add default via {} dev {device}", topology.gateway(number)));
+    let mut inside: Vec<String> = network
+        .families
+        .iter()
+        .map(|family| add_address(topology.address(slot, number, family), family, &device))
+        .collect();
+    inside.push(format!("link set {device} up"));
+    if topology.default_network(&container.networks) == Some(number) {
+        let gateways = network.families.iter().map(|family| topology.gateway(number, family));
+        inside.extend(gateways.map(|gateway| format!("route add default via {gateway} dev {device}")));
     }
     Piece {
         links: vec![
@@ -130,10 +156,13 @@ fn attachment(site: &Site, topology: &Topology, slot: usize, number: usize) -> P
 /// A container of an overlay network on the other host.
 fn remote(topology: &Topology, slot: usize, number: usize) -> Piece {
     let Some(container) = topology.container(slot) else { return Piece::default() };
-    let (address, mac) = (topology.address(slot, number), topology.mac(slot, number));
-    let peer = uplink(container.host);
+    let mac = topology.mac(slot, number);
+    let peer = uplink(container.host, topology.tunnels);
+    let addresses = topology.networks[number].families.iter();
+    let addresses: Vec<_> = addresses.map(|family| topology.address(slot, number, family)).collect();
+    let each = |line: &dyn Fn(IpAddr) -> String| addresses.iter().map(|it| line(*it)).collect::<Vec<_>>();
     Piece {
-        links: vec![format!("neigh replace {address} lladdr {mac} dev br{number} nud permanent")],
+        links: each(&|it| format!("neigh replace {it} lladdr {mac} dev br{number} nud permanent")),
         bridge: vec![
             format!("fdb replace {mac} dev vx{number} dst {peer} self static"),
             format!("fdb replace {mac} dev vx{number} master static"),
@@ -143,7 +172,7 @@ fn remote(topology: &Topology, slot: usize, number: usize) -> Piece {
             format!("fdb del {mac} dev vx{number} dst {peer} self static"),
             format!("fdb del {mac} dev vx{number} master static"),
         ],
-        down: vec![format!("neigh del {address} dev br{number}")],
+        down: each(&|it| format!("neigh del {it} dev br{number}")),
         ..Piece::default()
     }
 }

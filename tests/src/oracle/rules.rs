@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     comparison::Difference,
-    description::{Action, Address, Place, Topology},
+    description::{Action, Address, Binding, Family, Place, Protocol, Topology},
 };
 
 /// A difference that is wanted.
@@ -20,7 +20,7 @@ pub struct Rule {
 }
 
 /// All rules.
-pub static RULES: [Rule; 4] = [
+pub static RULES: [Rule; 6] = [
     Rule {
         name: "external-ports",
         reason: "weft chooses a random external port out of a pool that the host's own sockets never use, so that it can \
@@ -54,11 +54,12 @@ pub static RULES: [Rule; 4] = [
         reason: "a UDP socket of the host is led to the container, and sees in `recvmsg` the last name that it used for it; \
              netfilter keeps one connection for each name",
         covers: |topology, action, it| {
-            let (Action::Udp { from: Place::Host(host), source, to }, Some(datagram)) = (action, it.datagram)
+            let (Action::Udp { from: Place::Host(host), family, source, to }, Some(datagram)) =
+                (action, it.datagram)
             else {
                 return false;
             };
-            let server = |index: usize| topology.served_by(*host, to[index].0);
+            let server = |index: usize| topology.served_by(*host, *family, to[index].0);
             let name = |index: usize| to[index].0;
             let other_name = |index| name(index) != name(datagram) && server(index) == server(datagram);
             // An earlier socket of this port may have used the other name.
@@ -75,12 +76,44 @@ pub static RULES: [Rule; 4] = [
         reason: "a port of the masquerade pool belongs to the container's flow that had it first, towards its remote end; \
              netfilter changes the port of whoever comes second",
         covers: |topology, action, it| {
-            let (Action::Udp { from: Place::Host(host), source: Some(_), to }, Some(datagram)) =
+            let (Action::Udp { from: Place::Host(host), source: Some(_), to, .. }, Some(datagram)) =
                 (action, it.datagram)
             else {
                 return false;
             };
             is_outside(topology, *host, to[datagram].0.address) && (lost(it) || it.fact == "source port")
+        },
+        applied: AtomicU64::new(0),
+    },
+    Rule {
+        name: "loopback-by-ipv6",
+        reason: "what is published on the loopback address is led there by the socket hooks in either family; the kernel \
+             translates no packet from ::1, whose answers would have to come in by a bridge (RFC 4291 section 2.5.3)",
+        covers: |topology, action, it| {
+            let Place::Host(host) = action.from() else { return false };
+            let (protocol, to) = match action {
+                Action::Tcp { to, .. } => (Protocol::Tcp, Some(to)),
+                Action::Udp { to, .. } => (Protocol::Udp, to.get(it.datagram.unwrap_or(0)).map(|(to, _)| to)),
+                Action::Ping { .. } => return false,
+            };
+            // What has no IPv6 address is reached, too.
+            let is_published = |port| {
+                let of = |family| topology.publication(host, Binding::Loopback, family, protocol, port);
+                Family::ALL.into_iter().any(|family| of(family).is_some())
+            };
+            let to = to.filter(|to| to.address == Address::Loopback && is_published(to.port));
+            action.family() == Family::V6 && to.is_some() && !is_served(it.kernel.as_deref())
+        },
+        applied: AtomicU64::new(0),
+    },
+    Rule {
+        name: "fragments-longer-than-the-overlay",
+        reason: "fragments from outside that are longer than the MTU of a container's interface come in all the same; the \
+             kernel answers the first with packet too big (RFC 8200 section 5), and the sender tries again",
+        covers: |_, action, it| {
+            let Action::Udp { family: Family::V6, to, .. } = action else { return false };
+            let size = it.datagram.and_then(|datagram| to.get(datagram)).map_or(0, |(_, size)| *size);
+            size > 1400 && !is_served(it.kernel.as_deref()) && is_served(it.weft.as_deref())
         },
         applied: AtomicU64::new(0),
     },
@@ -94,6 +127,11 @@ fn is_outside(topology: &Topology, host: usize, address: Address) -> bool {
         Address::Gateway(network) => !topology.networks[network].is_on(host),
         Address::Loopback | Address::Container(..) => false,
     }
+}
+
+/// Whether a fact of an action is there only where somebody was reached.
+fn is_served(fact: Option<&str>) -> bool {
+    !matches!(fact, None | Some("blocked" | "no answer" | "refused" | "Message too long (os error 90)"))
 }
 
 /// Whether it is what the loss of an answer makes.

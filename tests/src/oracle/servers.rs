@@ -4,14 +4,16 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io::{self, IoSliceMut},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::Range,
     os::fd::{AsRawFd, OwnedFd},
     rc::Rc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, unix::AsyncFd},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -21,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    description::{Close, OPEN_PORTS},
+    description::{Close, Family, OPEN_PORTS},
     observation::{End, Seen},
     sockets::Sockets,
 };
@@ -34,8 +36,24 @@ pub const CONNECTION_LIMIT: Duration = Duration::from_secs(3);
 pub const RESET_NOW: u8 = 1;
 /// Bytes that the client sends after the server's FIN.
 pub const TAIL: usize = 1000;
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
+
+impl Family {
+    /// Type of an echo request.
+    pub fn echo_request(self) -> u8 {
+        match self {
+            Self::V4 => 8,
+            Self::V6 => 128,
+        }
+    }
+
+    /// Type of its reply.
+    fn echo_reply(self) -> u8 {
+        match self {
+            Self::V4 => 0,
+            Self::V6 => 129,
+        }
+    }
+}
 
 /// What has been seen, by number.
 #[derive(Debug, Default)]
@@ -128,18 +146,24 @@ impl Header {
     }
 }
 
-/// Starts everything that `name` serves, as tasks that end with the runtime. Gives the socket for echo requests.
-pub fn start(name: &str, sockets: &Sockets, registry: &Rc<Registry>) -> Result<Rc<AsyncFd<OwnedFd>>> {
-    for port in OPEN_PORTS {
-        let context = || format!("port {port} of {name}");
-        let listener = sockets.listen(port).with_context(context)?;
-        spawn_local(accept(name.to_owned(), listener, registry.clone()));
-        let socket = sockets.udp(port).with_context(context)?;
-        spawn_local(datagrams(name.to_owned(), socket, registry.clone()));
+/// Starts everything that `name` serves, as tasks that end with the runtime. Gives the sockets for echo requests.
+pub fn start(name: &str, sockets: &Sockets, registry: &Rc<Registry>) -> Result<[Rc<AsyncFd<OwnedFd>>; 2]> {
+    for family in Family::ALL {
+        for port in OPEN_PORTS {
+            let context = || format!("port {port} of {name}, {family:?}");
+            let listener = sockets.listen(family, port).with_context(context)?;
+            spawn_local(accept(name.to_owned(), listener, registry.clone()));
+            let socket = sockets.serve_udp(family, port).with_context(context)?;
+            spawn_local(datagrams(name.to_owned(), socket, registry.clone()));
+        }
     }
-    let icmp = Rc::new(sockets.icmp().with_context(|| format!("ICMP of {name}"))?);
-    spawn_local(echo_requests(name.to_owned(), icmp.clone(), registry.clone()));
-    Ok(icmp)
+    let icmp = |family: Family| -> Result<Rc<AsyncFd<OwnedFd>>> {
+        let icmp = sockets.icmp(family).with_context(|| format!("ICMP of {name}, {family:?}"))?;
+        let icmp = Rc::new(icmp);
+        spawn_local(echo_requests(name.to_owned(), family, icmp.clone(), registry.clone()));
+        Ok(icmp)
+    };
+    Ok([icmp(Family::V4)?, icmp(Family::V6)?])
 }
 
 async fn accept(name: String, listener: TcpListener, registry: Rc<Registry>) {
@@ -241,39 +265,58 @@ async fn datagrams(name: String, socket: UdpSocket, registry: Rc<Registry>) {
     }
 }
 
-async fn echo_requests(name: String, socket: Rc<AsyncFd<OwnedFd>>, registry: Rc<Registry>) {
+async fn echo_requests(name: String, family: Family, socket: Rc<AsyncFd<OwnedFd>>, registry: Rc<Registry>) {
     let mut buffer = vec![0; 65536];
     loop {
         let Ok(mut ready) = socket.readable().await else { return };
-        let Ok(received) = ready.try_io(|socket| {
-            Ok(nix::sys::socket::recv(socket.as_raw_fd(), &mut buffer, nix::sys::socket::MsgFlags::empty())?)
+        let Ok(received) = ready.try_io(|socket| match family {
+            Family::V4 => receive_v4(socket, &mut buffer),
+            Family::V6 => receive_v6(socket, &mut buffer),
         }) else {
             continue;
         };
-        let Some(packet) = received.ok().and_then(|length| buffer.get(..length)) else { continue };
-        // A raw socket gets the IP header too (raw(7)).
-        let header_length = usize::from(packet.first().copied().unwrap_or_default() & 0x0f) * 4;
-        let (Some(addresses), Some(message)) = (packet.get(12..20), packet.get(header_length..)) else {
-            continue;
-        };
-        let address = |at: usize| {
-            IpAddr::V4(Ipv4Addr::new(addresses[at], addresses[at + 1], addresses[at + 2], addresses[at + 3]))
-        };
+        let Ok(Some((source, destination, message))) = received else { continue };
+        let message = &buffer[message];
         let (Some(kind), Some((number, intact))) = (message.first(), message.get(8..).and_then(number_of))
         else {
             continue;
         };
-        match *kind {
-            ECHO_REQUEST => {
-                let server = format!("{name} at {}", address(4));
-                let source = SocketAddr::new(address(0), 0);
-                registry.record(number, Seen { server, source, intact, end: None });
-            }
-            ECHO_REPLY => {
-                registry.replies.borrow_mut().insert(number, (address(0), intact));
-                registry.news.notify_waiters();
-            }
-            _ => {}
+        if *kind == family.echo_request() {
+            let server = format!("{name} at {destination}");
+            let source = SocketAddr::new(source, 0);
+            registry.record(number, Seen { server, source, intact, end: None });
+        } else if *kind == family.echo_reply() {
+            registry.replies.borrow_mut().insert(number, (source, intact));
+            registry.news.notify_waiters();
         }
     }
+}
+
+/// Source and destination of an ICMP message, and where it is; `None`: it cannot be read.
+type Received = Option<(IpAddr, IpAddr, Range<usize>)>;
+
+/// A raw socket of IPv4 gets the IP header too (raw(7)).
+fn receive_v4(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<Received> {
+    let length = nix::sys::socket::recv(socket.as_raw_fd(), buffer, MsgFlags::empty())?;
+    let header_length = usize::from(buffer[0] & 0x0f) * 4;
+    if length < header_length || header_length < 20 {
+        return Ok(None);
+    }
+    let address =
+        |at: usize| Ipv4Addr::new(buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3]).into();
+    Ok(Some((address(12), address(16), header_length..length)))
+}
+
+/// One of IPv6 does not, so the kernel tells the addresses beside the message (RFC 3542 section 6.1).
+fn receive_v6(socket: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let mut space = nix::cmsg_space!(libc::in6_pktinfo);
+    let received =
+        recvmsg::<SockaddrIn6>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty())?;
+    let Some(source) = received.address else { return Ok(None) };
+    let destination = received.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(Ipv6Addr::from(info.ipi6_addr.s6_addr)),
+        _ => None,
+    });
+    Ok(destination.map(|destination| (source.ip().into(), destination.into(), 0..received.bytes)))
 }

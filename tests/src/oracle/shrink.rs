@@ -2,7 +2,7 @@
 //!
 //! proptest's own shrinking works on the raw choices, where leaving one out changes what the others mean.
 
-use super::description::{Action, Case, NetworkKind, Step, Topology};
+use super::description::{Action, Case, Families, Family, NetworkKind, Step, Topology};
 
 /// Leaves one thing out.
 type Change<'a> = &'a dyn Fn(&mut Case);
@@ -64,7 +64,15 @@ fn details(case: &Case, add: &mut dyn FnMut(Change<'_>)) {
                 it.topology.networks[number].kind = NetworkKind::Plain;
             }
         });
+        for families in [Families::V4, Families::V6] {
+            add(&|it| {
+                if it.topology.networks[number].families == Families::Both {
+                    it.topology.networks[number].families = families;
+                }
+            });
+        }
     }
+    add(&|it| it.topology.tunnels = Family::V4);
     for (number, Step { actions, .. }) in case.steps.iter().enumerate() {
         for (index, action) in actions.iter().enumerate() {
             if let Action::Udp { to, .. } = action {
@@ -84,7 +92,7 @@ fn details(case: &Case, add: &mut dyn FnMut(Change<'_>)) {
 fn is_sound(case: &Case) -> bool {
     let topology = &case.topology;
     let containers = topology.present().all(|(_, it)| {
-        !it.networks.is_empty() && (it.ports.is_empty() || topology.default_network(it).is_some())
+        !it.networks.is_empty() && it.ports.iter().all(|port| topology.leads_somewhere(&it.networks, port))
     });
     let actions = case.steps.iter().flat_map(|step| &step.actions);
     containers

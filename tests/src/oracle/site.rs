@@ -1,12 +1,12 @@
 //! The lab of one side: two hosts with namespaces for containers, an outside client, and everybody's servers.
 
-use std::{os::fd::OwnedFd, rc::Rc};
+use std::{net::IpAddr, os::fd::OwnedFd, rc::Rc};
 
 use anyhow::{Context, Result};
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    description::{CLIENT, CONTAINERS, HOSTS, NETWORKS, Place, Topology, uplink},
+    description::{CONTAINERS, Family, HOSTS, NETWORKS, Place, Topology, client, subnet_of, uplink},
     servers::{self, Registry},
     sockets::Sockets,
 };
@@ -30,8 +30,8 @@ pub struct Site {
 pub struct Actor {
     /// Makes sockets there.
     pub sockets: Sockets,
-    /// Sends echo requests.
-    pub icmp: Rc<AsyncFd<OwnedFd>>,
+    /// Sends echo requests, of IPv4 and of IPv6.
+    icmp: [Rc<AsyncFd<OwnedFd>>; 2],
 }
 
 /// Everybody of a site.
@@ -48,37 +48,57 @@ impl Site {
     /// Builds it, without any container network.
     pub fn build(lab: &Lab) -> Result<Self> {
         let wire = lab.segment("192.0.2.0/24")?;
-        let client = lab.host("client")?.on(&wire, &format!("{CLIENT}/24"))?;
+        let machine = |name: &str, address: [IpAddr; 2]| -> Result<Host> {
+            let host = lab.host(name)?;
+            // It is on the wire at once. What comes later is each side's own business.
+            let detection = |on: u8| host.sysctl("net.ipv6.conf.default.accept_dad", &on.to_string());
+            detection(0)?;
+            let [v4, v6] = address;
+            let host = host.clone().on(&wire, &format!("{v4}/24"))?;
+            host.ip(&format!("address add {v6}/64 dev eth0 nodad"))?;
+            detection(1)?;
+            Ok(host)
+        };
+        let outside = machine("client", Family::ALL.map(client))?;
         let mut hosts = Vec::new();
         for (number, name) in NAMES.into_iter().enumerate() {
-            let address = format!("{}/24", uplink(number));
-            hosts.push(lab.host(name)?.on(&wire, &address)?.default_via(&CLIENT.to_string())?);
+            let host = machine(name, Family::ALL.map(|family| uplink(number, family)))?;
+            for family in Family::ALL {
+                host.ip(&format!("route add default via {}", client(family)))?;
+            }
+            hosts.push(host);
         }
         let names: Vec<String> = (0..CONTAINERS).map(|slot| format!("c{slot}")).collect();
         let containers = hosts.iter().map(|host| host.containers(&names)).collect::<Result<Vec<_>>>()?;
         // Direct routing attempts need routes: the third place is that of the overlay networks, see `Network::prefix`.
         for place in 0..=HOSTS {
             for network in 0..NETWORKS {
-                let via = uplink(place % HOSTS);
-                client.ip(&format!("route add 10.{}.{network}.0/24 via {via}", place + 1))?;
+                for family in Family::ALL {
+                    let subnet = subnet_of(place, network, family, 0);
+                    let via = uplink(place % HOSTS, family);
+                    outside.ip(&format!("route add {subnet}/{} via {via}", family.prefix_length()))?;
+                }
             }
         }
-        client.sysctl("net.ipv4.ip_forward", "0")?;
-        let site = Self { hosts, containers, client };
+        outside.sysctl("net.ipv4.ip_forward", "0")?;
+        outside.sysctl("net.ipv6.conf.all.forwarding", "0")?;
+        let site = Self { hosts, containers, client: outside };
         for namespace in site.namespaces() {
             // A refusal that the kernel does not send because of its rate limit would be taken for a drop, and so would what
             // waits a second for its second ARP request.
             namespace.check(
-                "cd /proc/sys/net/ipv4; echo 0 > icmp_ratelimit; \
-                 for of in default eth0; do [ ! -e neigh/$of ] || { echo 40 > neigh/$of/retrans_time_ms; \
-                 echo 25 > neigh/$of/mcast_solicit; }; done; \
-                 for limit in icmp_msgs_per_sec icmp_msgs_burst; do [ ! -e $limit ] || echo 100000 > $limit; done",
+                "cd /proc/sys/net; echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit; \
+                 for of in ipv4/neigh/default ipv4/neigh/eth0 ipv6/neigh/default ipv6/neigh/eth0; do \
+                 [ ! -e $of ] || { echo 40 > $of/retrans_time_ms; echo 25 > $of/mcast_solicit; }; done; \
+                 for limit in ipv4/icmp_msgs_per_sec ipv4/icmp_msgs_burst; do \
+                 [ ! -e $limit ] || echo 100000 > $limit; done",
             )?;
         }
         Ok(site)
     }
 
-    fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+    /// Everybody's.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
         let hosts = self.hosts.iter().chain([&self.client]).map(|host| &**host);
         hosts.chain(self.containers.iter().flatten().map(|container| &**container))
     }
@@ -100,6 +120,14 @@ impl Site {
         }
         let client = actor("client", &self.client)?;
         Ok(Actors { client, hosts, containers, registry })
+    }
+}
+
+impl Actor {
+    /// The socket for echo requests of a family.
+    pub fn icmp(&self, family: Family) -> &AsyncFd<OwnedFd> {
+        let [v4, v6] = &self.icmp;
+        if family == Family::V4 { v4 } else { v6 }
     }
 }
 

@@ -75,6 +75,7 @@ impl Stage {
     pub fn build(told: fn(&Topology) -> Topology) -> Result<Self> {
         let labs = [Lab::new("oracle, kernel")?, Lab::new("oracle, weft")?];
         let sites = [Site::build(&labs[0])?, Site::build(&labs[1])?];
+        let kernel = KernelSide::start(&sites[0])?;
         let weft = WeftSide::start(&sites[1])?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let tasks = LocalSet::new();
@@ -82,17 +83,7 @@ impl Stage {
         let actors = tasks.block_on(&runtime, async {
             Ok::<_, anyhow::Error>([kernel_site.start()?, weft_site.start()?])
         })?;
-        Ok(Self {
-            kernel: KernelSide::default(),
-            weft,
-            sites,
-            told,
-            topology: Topology::default(),
-            actors,
-            tasks,
-            runtime,
-            labs,
-        })
+        Ok(Self { kernel, weft, sites, told, topology: Topology::default(), actors, tasks, runtime, labs })
     }
 
     /// Plays a case. What differs is done a second time, with this patience.
@@ -147,10 +138,13 @@ impl Stage {
             .topology
             .present()
             .flat_map(|(slot, container)| container.networks.iter().map(move |network| (slot, *network)))
-            .map(|(slot, network)| Action::Ping {
-                from: Place::Container(slot),
-                to: Address::Gateway(network),
-                size: 32,
+            .flat_map(|(slot, network)| {
+                self.topology.networks[network].families.iter().map(move |family| Action::Ping {
+                    from: Place::Container(slot),
+                    family,
+                    to: Address::Gateway(network),
+                    size: 32,
+                })
             })
             .collect();
         let pings = gateways.iter().flat_map(|ping| self.actors.iter().map(move |actors| (actors, ping)));

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::{
-    description::{Binding, HOSTS, NetworkKind, Publication, Topology, uplink},
+    description::{Binding, Family, HOSTS, NetworkKind, Publication, Topology, uplink},
     kernel::vni,
     site::Site,
 };
@@ -73,20 +73,26 @@ fn file(site: &Site, topology: &Topology, host: usize) -> String {
     let mut networks = Map::new();
     let mut peers = Vec::new();
     for (number, network) in topology.networks.iter().enumerate().filter(|(_, it)| it.is_on(host)) {
-        let ipam = json!({ "config": [ { "subnet": topology.subnet(number) } ] });
-        let declared = match network.kind {
-            NetworkKind::Plain => json!({ "ipam": ipam }),
-            NetworkKind::Internal => json!({ "ipam": ipam, "internal": true }),
+        let subnets =
+            network.families.iter().map(|family| json!({ "subnet": topology.subnet(number, family) }));
+        let mut declared = json!({
+            "ipam": { "config": subnets.collect::<Vec<_>>() },
+            "enable_ipv4": network.families.has(Family::V4),
+            "enable_ipv6": network.families.has(Family::V6),
+        });
+        match network.kind {
+            NetworkKind::Plain => {}
+            NetworkKind::Internal => declared["internal"] = json!(true),
             NetworkKind::Isolated => {
-                json!({ "ipam": ipam, "driver_opts": { "com.docker.network.bridge.enable_icc": "false" } })
+                declared["driver_opts"] = json!({ "com.docker.network.bridge.enable_icc": "false" });
             }
             NetworkKind::Overlay => {
                 let list = vni(number).to_string();
-                let options = json!({ "com.docker.network.driver.overlay.vxlanid_list": list });
+                declared["driver_opts"] = json!({ "com.docker.network.driver.overlay.vxlanid_list": list });
+                declared["driver"] = json!("overlay");
                 peers.push(peer(topology, host, number));
-                json!({ "ipam": ipam, "driver": "overlay", "driver_opts": options })
             }
-        };
+        }
         networks.insert(format!("n{number}"), declared);
     }
     let mut services = Map::new();
@@ -94,13 +100,7 @@ fn file(site: &Site, topology: &Topology, host: usize) -> String {
         let attachments: Map<String, Value> = container
             .networks
             .iter()
-            .map(|&number| {
-                let settings = json!({
-                    "ipv4_address": topology.address(slot, number).to_string(),
-                    "mac_address": topology.mac(slot, number),
-                });
-                (format!("n{number}"), settings)
-            })
+            .map(|&number| (format!("n{number}"), Value::Object(member(topology, slot, number))))
             .collect();
         let ports: Vec<String> = container.ports.iter().map(|publication| port(publication, host)).collect();
         let netns = site.netns(host, slot);
@@ -112,7 +112,7 @@ fn file(site: &Site, topology: &Topology, host: usize) -> String {
     json!({
         "networks": networks,
         "services": services,
-        "x-weft": { "uplinks": ["eth0"], "vtep": uplink(host).to_string(), "peers": peers },
+        "x-weft": { "uplinks": ["eth0"], "vtep": uplink(host, topology.tunnels).to_string(), "peers": peers },
     })
     .to_string()
 }
@@ -124,15 +124,28 @@ fn peer(topology: &Topology, host: usize, network: usize) -> Value {
         .filter(|(_, container)| container.host != host && container.networks.contains(&network));
     let endpoints: Vec<Value> = elsewhere
         .map(|(slot, _)| {
-            json!({
-                "name": format!("c{slot}"),
-                "ipv4_address": topology.address(slot, network).to_string(),
-                "mac_address": topology.mac(slot, network),
-            })
+            let mut endpoint = member(topology, slot, network);
+            endpoint.insert("name".to_owned(), json!(format!("c{slot}")));
+            Value::Object(endpoint)
         })
         .collect();
     let other = (host + 1) % HOSTS;
-    json!({ "vtep": uplink(other).to_string(), "network": format!("n{network}"), "endpoints": endpoints })
+    json!({
+        "vtep": uplink(other, topology.tunnels).to_string(),
+        "network": format!("n{network}"),
+        "endpoints": endpoints,
+    })
+}
+
+/// A container's addresses in a network.
+fn member(topology: &Topology, slot: usize, network: usize) -> Map<String, Value> {
+    let mut settings = Map::new();
+    for family in topology.networks[network].families.iter() {
+        let key = if family == Family::V4 { "ipv4_address" } else { "ipv6_address" };
+        settings.insert(key.to_owned(), json!(topology.address(slot, network, family).to_string()));
+    }
+    settings.insert("mac_address".to_owned(), json!(topology.mac(slot, network)));
+    settings
 }
 
 /// A publication in the short form of Compose.
@@ -141,10 +154,16 @@ fn port(publication: &Publication, host: usize) -> String {
         1 => first.to_string(),
         count => format!("{first}-{}", first + count - 1),
     };
+    let family = publication.family.unwrap_or_default();
     let address = match publication.binding {
-        Binding::Any => String::new(),
-        Binding::Uplink => format!("{}:", uplink(host)),
-        Binding::Loopback => "127.0.0.1:".to_owned(),
+        Binding::Any => publication.family.map(Family::any),
+        Binding::Uplink => Some(uplink(host, family)),
+        Binding::Loopback => Some(family.loopback()),
+    };
+    let address = match address {
+        None => String::new(),
+        Some(address) if address.is_ipv4() => format!("{address}:"),
+        Some(address) => format!("[{address}]:"),
     };
     let (host_ports, container_ports) = (range(publication.host_port), range(publication.container_port));
     format!("{address}{host_ports}:{container_ports}/{}", publication.protocol.name())

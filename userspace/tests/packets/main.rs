@@ -20,6 +20,7 @@ mod encapsulation;
 mod expiry;
 mod filtering;
 mod fragments;
+mod fuzz;
 mod hairpin;
 mod icmp_errors;
 mod ipv6;

@@ -53,7 +53,15 @@ fn http<'a>(from: &'a Namespace, url: &'static str) -> Box<dyn Fn() -> Answer + 
 }
 
 fn whoami<'a>(from: &'a Namespace, protocol: &'static str) -> Box<dyn Fn() -> Answer + 'a> {
-    Box::new(move || Ok(from.whoami(protocol, "192.0.2.100:7").ok().map(|seen| format!("seen as {seen}"))))
+    whoami_at(from, protocol, "192.0.2.100:7")
+}
+
+fn whoami_at<'a>(
+    from: &'a Namespace,
+    protocol: &'static str,
+    server: &'static str,
+) -> Box<dyn Fn() -> Answer + 'a> {
+    Box::new(move || Ok(from.whoami(protocol, server).ok().map(|seen| format!("seen as {seen}"))))
 }
 
 /// Bulk TCP with a hash of everything at both ends.
@@ -99,5 +107,15 @@ pub fn all(lab: &Topology) -> Vec<Probe<'_>> {
         // Overlay.
         row("cache", "worker", "ping, network mesh", Reached, "pong", &["a:encapsulate", "b:decapsulate"], ping(cache, "10.20.0.20")),
         row("worker", "cache", "TCP 32 MiB, network mesh", Reached, "same hash", &["b:encapsulate", "a:decapsulate"], bulk(worker, cache, "10.20.0.10")),
+        // The same by IPv6.
+        row("web", "shop", "ping fd00:10::11, front", Reached, "pong", &["a:bridge"], ping(web, "fd00:10::11")),
+        row("web", "client", "ping 2001:db8::100", Reached, "pong", &["a:masquerade_out", "a:masquerade_in"], ping(web, "2001:db8::100")),
+        row("web", "client", "TCP by IPv6", Reached, "seen as [2001:db8::1]:", &["a:masquerade_out", "a:masquerade_in"], whoami_at(web, "tcp", "[2001:db8::100]:7")),
+        row("client", "web", "curl [2001:db8::1]:8080", Reached, "greets 2001:db8::100", &["a:portmap_in", "a:portmap_out"], http(client, "http://[2001:db8::1]:8080/")),
+        row("shop", "web", "curl [2001:db8::1]:8080", Reached, "greets fd00:10::11", &["a:hairpin_in", "a:hairpin_out"], http(shop, "http://[2001:db8::1]:8080/")),
+        row("host a", "web", "curl [::1]:8443", Reached, "greets fd00:10::1", &["a:host"], http(a, "http://[::1]:8443/")),
+        row("client", "web", "curl [fd00:10::10], routed", Blocked, "", &["a:drop"], http(client, "http://[fd00:10::10]/")),
+        row("cache", "worker", "ping fd00:20::20, mesh", Reached, "pong", &["a:encapsulate", "b:decapsulate"], ping(cache, "fd00:20::20")),
+        row("worker", "cache", "TCP 32 MiB, [fd00:20::10]", Reached, "same hash", &["b:encapsulate", "a:decapsulate"], bulk(worker, cache, "[fd00:20::10]")),
     ]
 }

@@ -14,21 +14,21 @@ use crate::command::root;
 
 /// Everything that the probes use.
 pub struct Topology {
-    /// Host 192.0.2.1, of examples/demo-a.yaml.
+    /// Host 192.0.2.1 and 2001:db8::1, of examples/demo-a.yaml.
     pub a: Host,
-    /// Host 192.0.2.2, of examples/demo-b.yaml.
+    /// Host 192.0.2.2 and 2001:db8::2, of examples/demo-b.yaml.
     pub b: Host,
-    /// 192.0.2.100, not weft's.
+    /// 192.0.2.100 and 2001:db8::100, not weft's.
     pub client: Host,
-    /// 10.10.0.10 in front, with nginx.
+    /// 10.10.0.10 and fd00:10::10 in front, with nginx.
     pub web: Container,
-    /// 10.10.0.11 in front, 10.11.0.11 in back.
+    /// 10.10.0.11 and fd00:10::11 in front, 10.11.0.11 in back.
     pub shop: Container,
     /// 10.11.0.12 in back.
     pub db: Container,
-    /// 10.20.0.10 in mesh, on host a.
+    /// 10.20.0.10 and fd00:20::10 in mesh, on host a.
     pub cache: Container,
-    /// 10.20.0.20 in mesh, on host b.
+    /// 10.20.0.20 and fd00:20::20 in mesh, on host b.
     pub worker: Container,
     /// weft in host a.
     pub weft_a: Daemon,
@@ -44,8 +44,12 @@ impl Topology {
         let a = lab.host("a")?.on(&wire, "192.0.2.1/24")?;
         let b = lab.host("b")?.on(&wire, "192.0.2.2/24")?;
         let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+        for (host, address) in [(&a, "2001:db8::1"), (&b, "2001:db8::2"), (&client, "2001:db8::100")] {
+            host.ip(&format!("address add {address}/64 dev eth0 nodad"))?;
+        }
         // A client that knows the way to the containers' own addresses must not get there all the same.
         client.ip("route add 10.10.0.0/24 via 192.0.2.1")?;
+        client.ip("route add fd00:10::/64 via 2001:db8::1")?;
         let [web, shop, db, cache] =
             [a.container("web")?, a.container("shop")?, a.container("db")?, a.container("cache")?];
         let worker = b.container("worker")?;
@@ -71,7 +75,7 @@ http {
     access_log off;
     client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi; scgi_temp_path scgi;
-    server { listen 80; location / { return 200 "nginx greets $remote_addr\n"; } }
+    server { listen 80; listen [::]:80; location / { return 200 "nginx greets $remote_addr\n"; } }
 }
 "#;
     let file = directory.join("nginx.conf");

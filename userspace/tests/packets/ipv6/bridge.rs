@@ -123,7 +123,7 @@ fn a_foreign_source_is_dropped() -> Result {
 }
 
 /// A neighbour discovery message of `A`.
-fn discovery(kind: u8, from: Ipv6Addr, target: Option<Ipv6Addr>, options: &[u8]) -> Frame {
+pub fn discovery(kind: u8, from: Ipv6Addr, target: Option<Ipv6Addr>, options: &[u8]) -> Frame {
     let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     let message = Icmpv6Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: [0; 4] };
     let payload = [target.map_or(Vec::new(), |target| target.octets().to_vec()), options.to_vec()].concat();
@@ -198,6 +198,39 @@ fn neighbour_discovery_is_checked() -> Result {
     })
 }
 
+/// Whether a neighbour is still there is asked at its own address, and answered to whom has asked, from a link-local one as well
+/// (RFC 4861 sections 7.2.2 and 7.3.3). Nothing else of that source is for a global address.
+#[test]
+fn probes_of_neighbours() -> Result {
+    with_host(|host| {
+        let own = A.mac();
+        let probe = |kind, target, to: Ipv6Addr, option_kind| {
+            let mut frame = discovery(kind, A.link_local(), Some(target), &option(option_kind, own));
+            frame.ip.destination = to.octets();
+            frame.macs(own, A.gateway_mac())
+        };
+        for to in [gateway(1), B.address] {
+            sends(host, &A, &probe(135, to, to, 1))?.passed(Path::SlowPath);
+            sends(host, &A, &probe(136, A.link_local(), to, 2))?.passed(Path::SlowPath);
+            let foreign = discovery(135, B.link_local(), Some(to), &option(1, own));
+            sends(host, &A, &foreign)?.dropped(DropReason::SpoofedAddress);
+            let echo = Frame::echo_request(A.link_local(), to, 1).sent_by(&A);
+            sends(host, &A, &echo)?.dropped(DropReason::SpoofedAddress);
+            let mut fragment = probe(135, to, to, 1).fragment(0, true, 1);
+            fragment.ip.hop_limit = 255;
+            sends(host, &A, &fragment)?.dropped(DropReason::SpoofedAddress);
+        }
+        // They are nobody's business beyond the link.
+        for to in [HOST, REMOTE, C.address] {
+            sends(host, &A, &probe(135, to, to, 1))?.dropped(DropReason::SpoofedAddress);
+        }
+        let mut unspecified = probe(135, B.address, B.address, 1);
+        unspecified.ip.source = Ipv6Addr::UNSPECIFIED.octets();
+        sends(host, &A, &unspecified)?.dropped(DropReason::SpoofedAddress);
+        Ok(())
+    })
+}
+
 /// What a container sends, cut short at every byte, and with lengths that lie.
 #[test]
 fn cut_short() -> Result {
@@ -225,6 +258,31 @@ fn cut_short() -> Result {
             }
         }
         assert!(host.is_empty()?, "a cut packet has left a record");
+        Ok(())
+    })
+}
+
+/// The extension headers reach further than the packet says that it does: a fragment header in what is padding, and in front
+/// of a protocol of which no header is looked at. (Found by random packets.)
+#[test]
+fn extension_headers_in_the_padding() -> Result {
+    with_host(|host| {
+        super::topology::publish(host, crate::host::UDP, 53, (&A, 53))?;
+        let first = Frame::udp((REMOTE, 40_000), (HOST, 53)).fragment(0, true, 7).by_router();
+        super::arrives(host, &first)?.took(Path::PortmapIn);
+        let later = Frame::raw(IpNumber::UDP, REMOTE, HOST).fragment(100, false, 7).by_router();
+        let other = Frame::raw(IpNumber::GRE, A.address, B.address).extension(HOP_BY_HOP, &PADDING);
+        let other = other.macs(A.mac(), B.mac()).bytes();
+        for length in 0..8 {
+            let mut lying = later.bytes();
+            lying[18..20].copy_from_slice(&[0, length]);
+            host.world_sends_bytes(&lying)?.passed(Path::NotOurs);
+            let mut lying = other.clone();
+            lying[18..20].copy_from_slice(&[0, length]);
+            host.container_sends_bytes(A.container, &lying)?.dropped(DropReason::Malformed);
+        }
+        super::arrives(host, &later)?.took(Path::PortmapIn);
+        host.container_sends_bytes(A.container, &other)?.took(Path::Bridge);
         Ok(())
     })
 }

@@ -1,12 +1,13 @@
 //! IPv6: what the other pages show for IPv4.
 
-mod bridge;
+pub mod bridge;
 pub mod cost;
 mod errors;
-mod frame;
+pub mod frame;
 mod overlay;
-mod routed;
-mod topology;
+mod properties;
+pub mod routed;
+pub mod topology;
 mod translation;
 
 use frame::Frame;

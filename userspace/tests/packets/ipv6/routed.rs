@@ -17,12 +17,12 @@ use crate::{
     topology,
 };
 
-const NAT: u32 = 0;
-const ROUTED: u32 = flags::ROUTED | flags::ROUTED_V6;
-const UNPROTECTED: u32 = flags::UNPROTECTED | flags::UNPROTECTED_V6;
+pub const NAT: u32 = 0;
+pub const ROUTED: u32 = flags::ROUTED | flags::ROUTED_V6;
+pub const UNPROTECTED: u32 = flags::UNPROTECTED | flags::UNPROTECTED_V6;
 
 /// Gives A's network a gateway mode, in both families.
-fn mode(host: &mut Host, set: u32) -> Result {
+pub fn mode(host: &mut Host, set: u32) -> Result {
     let clear = ROUTED | UNPROTECTED | flags::INTERNAL;
     for member in [&A, &B] {
         let container = member.container;
@@ -45,7 +45,7 @@ fn mode(host: &mut Host, set: u32) -> Result {
 }
 
 /// Publishes a container's own port.
-fn publish(host: &mut Host, protocol: u8, member: &Member, port: u16) -> Result {
+pub fn publish(host: &mut Host, protocol: u8, member: &Member, port: u16) -> Result {
     for address in [address(member.container.address), key(member.address)] {
         let value = Publication {
             address,

@@ -60,7 +60,7 @@ pub const REMOTE_2: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 9);
 
 /// A host of the overlay that is reached by IPv6, and a container on it.
 pub const PEER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x20);
-const PEER_NUMBER: u32 = 8;
+pub const PEER_NUMBER: u32 = 8;
 pub const FAR: Ipv6Addr = Ipv6Addr::new(0xfd00, 3, 0, 0, 0, 0, 0, 5);
 pub const FAR_MAC: [u8; 6] = [0x02, 0x42, 10, 20, 0, 6];
 
