@@ -247,7 +247,7 @@ pub fn sctp_header(source: u16, destination: u16, checksum: bool, chunks: &[u8])
 }
 
 /// RFC 9260 appendix A, bit by bit.
-fn crc32c(message: &[u8]) -> u32 {
+pub fn crc32c(message: &[u8]) -> u32 {
     let bit = |register: u32, _| register >> 1 ^ if register & 1 == 1 { 0x82f6_3b78 } else { 0 };
     !message.iter().fold(u32::MAX, |register, byte| (0..8).fold(register ^ u32::from(*byte), bit))
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use dataplane_common::abi::{DropReason, Path, program};
 
-use super::wire::{self, ICMP, ICMPV6, Part, UDP, Wire};
+use super::wire::{self, ICMP, ICMPV6, Part, SCTP, UDP, Wire};
 use crate::{
     ipv6::topology as v6,
     outcome::{Outcome, Verdict, sum},
@@ -375,6 +375,10 @@ fn sums(input: &[u8], output: &[u8], wire: &Wire) -> Judgement {
     let Some(checksum) = wire.checksum().filter(|at| at.end <= input.len()) else { return Ok(()) };
     if wire.part == Part::Later {
         return Ok(());
+    }
+    if wire.protocol == SCTP {
+        let (before, after) = (wire.sctp_error(input), wire.sctp_error(output));
+        return ensure(before == after, || format!("the SCTP checksum: {before:x?} became {after:x?}"));
     }
     let is_absent = wire.protocol == UDP && input[checksum.clone()] == [0, 0];
     if is_absent {

@@ -5,7 +5,7 @@ use std::{
     ops::Range,
 };
 
-use crate::outcome::sum;
+use crate::{frames::crc32c, outcome::sum};
 
 pub const ICMP: u8 = 1;
 pub const TCP: u8 = 6;
@@ -142,6 +142,7 @@ impl Wire {
                 TCP => 16,
                 UDP => 6,
                 ICMP | ICMPV6 => 2,
+                SCTP => return Some(self.transport + 8..self.transport + 12),
                 _ => return None,
             };
         Some(at..at + 2)
@@ -151,6 +152,16 @@ impl Wire {
     pub fn header_sum(&self, frame: &[u8]) -> Option<u16> {
         let header = frame.get(self.network..self.network + usize::from(frame[self.network] & 0x0f) * 4)?;
         Some(sum(header) % 0xffff)
+    }
+
+    /// By how much a whole packet's SCTP checksum is wrong; `None`: there is none, or not all of what it covers.
+    pub fn sctp_error(&self, frame: &[u8]) -> Option<u32> {
+        let at = self.checksum().filter(|_| self.part == Part::Whole)?;
+        let mut message = frame.get(self.transport..self.end)?.to_vec();
+        let field = message.get_mut(at.start - self.transport..at.end - self.transport)?;
+        let told = u32::from_le_bytes(*field.first_chunk()?);
+        field.fill(0);
+        (told != 0).then(|| told ^ crc32c(&message))
     }
 
     /// What pseudo-header and transport sum up to, checksum included, as far as they are there.
