@@ -263,7 +263,7 @@ fn fits(wire: &Wire) -> bool {
         UDP => 8,
         ICMP if !wire.is_v6 => 8,
         ICMPV6 if wire.is_v6 => 8,
-        wire::SCTP => 12,
+        SCTP => 12,
         _ => 0,
     };
     wire.transport + needed <= wire.end
