@@ -162,11 +162,11 @@ fn orphaned(inside: &Tuple, flow: &Flow) -> bool {
         return policy & flags::INTERNAL != 0 || !flags::routes(policy, is_v6);
     }
     if FlowKind::is_masqueraded(flow.kind) {
-        return policy & (flags::MASQUERADE | flags::INTERNAL) != flags::MASQUERADE;
+        return !flags::masquerades(policy, is_v6);
     }
     if flow.kind == FlowKind::HAIRPIN
         && maps::endpoint(flow.remote_network, &flow.outside.remote)
-            .is_none_or(|client| client.epoch != flow.remote_epoch)
+            .is_none_or(|client| client.epoch != flow.remote_epoch || client.flags & flags::INTERNAL != 0)
     {
         return true;
     }

@@ -95,7 +95,9 @@ fn find<'a>(
         return None;
     }
     touch(flow, parsed, direction);
-    if State(flow.state).confirmed() && maps::add_flow(inside, flow).is_ok() {
+    // Whoever is asked whether he is there answers: invented sources would fill the table. An answer comes at once or never.
+    let stays = State(flow.state).confirmed() && !parsed.is_remote_query();
+    if stays && maps::add_flow(inside, flow).is_ok() {
         // The record in `flows` is found first from now on. Where the table is full the flow stays unconfirmed: it
         // works, but may be evicted.
         maps::remove_unconfirmed_flow(inside);

@@ -191,6 +191,10 @@ pub fn claimant<'a>(claim: &Index) -> Option<&'a Endpoint> {
 /// Whether a container of a network with these flags hears this remote end uninvited.
 #[inline(always)]
 pub fn filter(policy: u32, outside: &Tuple) -> Outcome<()> {
+    // A claim outlives its flows, and may outlive what allowed them.
+    if !flags::masquerades(policy, !outside.local.is_v4()) {
+        return Err(DropReason::Filtered);
+    }
     if policy & flags::FILTER_ENDPOINT_INDEPENDENT != 0 {
         return Ok(());
     }

@@ -49,6 +49,10 @@ fn answer(packet: Packet, reason: DropReason) -> bool {
     };
     let parsed = &scratch.parsed;
     let source = router(parsed, device);
+    if source.is_unspecified() || *source == Address::V4_UNSPECIFIED {
+        // An uplink of a routed network needs no address of its own.
+        return false;
+    }
     let Some(message) = message(reason, parsed.is_v6, scratch.mtu) else { return false };
     if parsed.fragment() == Fragment::Later || parsed.is_icmp_error || !may_send(packet.device()) {
         return false;

@@ -279,6 +279,13 @@ fn isolated_members_reach_published_ports() -> Result<()> {
     }
     assert!(!it.shop.reaches("tcp", "[fd00:10::10]:80")?, "icc is off");
     assert!(drops(&it.daemon, "inter_container_disabled")? > 0);
+    // Nor by way of the host, which forwards between link-local addresses if it is given the frame.
+    let link_local = Dual::address_of_scope(&it.web, "link")?;
+    let bridge =
+        it.host.ip_json("link show dev br-front")?[0]["address"].as_str().unwrap_or_default().to_owned();
+    it.shop.ip(&format!("-6 neigh replace {link_local} lladdr {bridge} dev eth0"))?;
+    assert!(!it.shop.pings(&format!("{link_local}%eth0"))?);
+    it.shop.ip(&format!("-6 neigh del {link_local} dev eth0"))?;
     assert!(it.web.pings("fd00:10::1")? && it.web.pings("2001:db8::100")?);
     for damage in
         ["sysctl -w net.ipv6.conf.br-front.proxy_ndp=0", "ip neigh del proxy fd00:10::11 dev br-front"]

@@ -46,6 +46,12 @@ pub mod flags {
         flags & if is_v6 { ROUTED_V6 } else { ROUTED } != 0
     }
 
+    /// Whether containers reach the world by the host's address in a family, and are heard there.
+    #[inline(always)]
+    pub const fn masquerades(flags: u32, is_v6: bool) -> bool {
+        flags & (MASQUERADE | INTERNAL) == MASQUERADE && !routes(flags, is_v6)
+    }
+
     /// Whether a family of the network is unprotected.
     #[inline(always)]
     pub const fn is_unprotected(flags: u32, is_v6: bool) -> bool {

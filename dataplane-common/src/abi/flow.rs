@@ -40,7 +40,7 @@ pod! {
         pub remote: Address,
         /// Port of `local`; the identifier for an ICMP query.
         pub local_port: u16,
-        /// Port of `remote`; 0 for an ICMP query.
+        /// Port of `remote`; for an ICMP query 0 where the local end asks, and 1 where the remote one does.
         pub remote_port: u16,
         /// IANA protocol number.
         pub protocol: u8,
@@ -139,7 +139,7 @@ pod! {
         /// The identification that the datagram leaves with where the source is translated: two containers may use one
         /// and the same (RFC 6864 section 5.3.1).
         pub identification: u16,
-        /// 1, or 0 where the first fragment has no ports either: an echo request to the host, for one.
+        /// 1, or 0 where the first fragment has no ports either: an ICMP error, for one.
         pub has_ports: u16,
     }
 

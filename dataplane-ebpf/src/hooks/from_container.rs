@@ -329,6 +329,9 @@ fn beyond(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verd
 #[inline(always)]
 fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, subnet: Option<&Subnet>) -> Outcome<Verdict> {
     let is_own = subnet.is_none();
+    if is_own && device.flags & flags::ISOLATED != 0 {
+        return Err(DropReason::Isolated);
+    }
     let unserved = if is_own { Ok(Verdict::Pass(Path::Host)) } else { Err(DropReason::Isolated) };
     // From here on the container is a client: the host's end is the near one.
     parsed.turn();
@@ -359,7 +362,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, subnet: Option<&S
         None if !is_own => unserved,
         None => match maps::claimant(&parsed.tuple) {
             Some(_) if helpers::has_socket(packet.skb, tuple) => unserved,
-            Some(_) if device.flags & (flags::MASQUERADE | flags::INTERNAL) == flags::MASQUERADE => {
+            Some(_) if flags::masquerades(device.flags, parsed.is_v6) => {
                 turn_back::open(*packet, parsed, device)
             }
             _ => unserved,

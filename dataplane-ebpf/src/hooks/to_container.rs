@@ -28,7 +28,7 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     // link-local addresses if it is given the frame.
     match maps::device(origin) {
         Some(from)
-            if from.role == DeviceRole::CONTAINER
+            if matches!(from.role, DeviceRole::CONTAINER | DeviceRole::BRIDGE)
                 && from.network == device.network
                 && from.flags & flags::INTER_CONTAINER == 0 =>
         {

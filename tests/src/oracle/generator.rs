@@ -76,14 +76,19 @@ enum TargetKind {
     Client,
 }
 
-/// All cases.
-pub fn cases() -> impl Strategy<Value = Case> {
+/// All cases, of IPv4 alone or of both families.
+pub fn cases(is_dual: bool) -> impl Strategy<Value = Case> {
     let steps = vec(step(), 1..=3);
     let networks = vec(network(), 1..=NETWORKS);
     let containers = vec(container(), 1..=CONTAINERS);
     (1..=HOSTS, family(), networks, containers, steps).prop_map(
-        |(hosts, tunnels, networks, containers, steps)| {
-            Draft { hosts, tunnels, networks, containers, steps }.settle()
+        move |(hosts, tunnels, networks, containers, steps)| {
+            let mut draft = Draft { hosts, tunnels, networks, containers, steps };
+            if !is_dual {
+                draft.tunnels = Family::V4;
+                draft.networks.iter_mut().for_each(|network| network.families = Families::V4);
+            }
+            draft.settle()
         },
     )
 }

@@ -39,6 +39,8 @@ pub struct Plan {
     pub told: fn(&Topology) -> Topology,
     /// Ends with so many finds.
     pub finds: usize,
+    /// Cases of both families, or of IPv4 alone.
+    pub is_dual: bool,
 }
 
 /// What came of it.
@@ -68,12 +70,13 @@ pub struct Found {
 }
 
 /// The case with this seed.
-pub fn case(seed: u64) -> Result<Case> {
+pub fn case(seed: u64, is_dual: bool) -> Result<Case> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let tree = generator::cases().new_tree(&mut runner).map_err(|reason| anyhow!("case {seed}: {reason}"))?;
+    let tree =
+        generator::cases(is_dual).new_tree(&mut runner).map_err(|reason| anyhow!("case {seed}: {reason}"))?;
     Ok(tree.current())
 }
 
@@ -89,8 +92,8 @@ pub fn run(plan: &Plan) -> Result<Report> {
             if index >= plan.cases {
                 break;
             }
-            let is_enough = play(&mut stage, plan.seed.wrapping_add(index), plan.finds, &report)
-                .inspect_err(|_| {
+            let is_enough =
+                play(&mut stage, plan.seed.wrapping_add(index), plan, &report).inspect_err(|_| {
                     enough.store(true, Ordering::Relaxed);
                 })?;
             if is_enough {
@@ -116,8 +119,8 @@ fn replay_with(seed: u64, smallest: &Case) -> String {
 }
 
 /// Plays one case, and makes it smaller if its sides differ. Whether enough have been found.
-fn play(stage: &mut Stage, seed: u64, finds: usize, report: &Mutex<Report>) -> Result<bool> {
-    let first = case(seed)?;
+fn play(stage: &mut Stage, seed: u64, plan: &Plan, report: &Mutex<Report>) -> Result<bool> {
+    let first = case(seed, plan.is_dual)?;
     let outcome = stage.play(&first, SURE).map_err(|error| error.context(format!("case {seed}: {first}")))?;
     let words = |findings: &[Finding]| findings.iter().map(|it| describe(it, seed)).collect::<Vec<_>>();
     {
@@ -149,7 +152,7 @@ fn play(stage: &mut Stage, seed: u64, finds: usize, report: &Mutex<Report>) -> R
     eprintln!("{}\n{what}", replay_with(seed, &smallest));
     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
     report.found.push(Found { seed, smallest, what });
-    Ok(report.found.len() >= finds)
+    Ok(report.found.len() >= plan.finds)
 }
 
 fn describe(finding: &Finding, seed: u64) -> String {

@@ -169,3 +169,24 @@ fn the_hosts_own_sockets_are_reached() -> Result {
         Ok(())
     })
 }
+
+/// A claim outlives its flows: nobody comes in by it once the network has no outside any more.
+#[test]
+fn a_claim_lets_nobody_into_an_internal_network() -> Result {
+    for set in [flags::INTERNAL, flags::ROUTED] {
+        with_host(|host| {
+            policy(host, &A, flags::FILTER_ENDPOINT_INDEPENDENT)?;
+            let out = Frame::udp((A.address, PORT), (REMOTE, 443)).sent_by(&A);
+            host.container_sends(&A, &out)?.took(Path::MasqueradeOut);
+            let stranger = |port| Frame::udp((REMOTE_2, port), (HOST, PORT)).by_router();
+            host.world_sends(&stranger(1))?.took(Path::MasqueradeIn);
+            host.change_endpoint(&A, |endpoint| endpoint.flags |= set)?;
+            host.expire()?;
+            for port in [1, 2] {
+                host.world_sends(&stranger(port))?.dropped(DropReason::Filtered);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}

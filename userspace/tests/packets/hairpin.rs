@@ -154,6 +154,24 @@ fn an_internal_network_has_the_host_but_not_what_it_publishes() -> Result {
     })
 }
 
+/// What was allowed ends where it is allowed no more.
+#[test]
+fn a_client_that_becomes_internal_is_cut_off() -> Result {
+    with_host(|host| {
+        host.publish(UDP, None, 53, (&C, 53))?;
+        let request = Frame::udp((A.address, 40_000), (HOST, 53)).sent_by(&A);
+        host.container_sends(&A, &request)?.took(Path::HairpinIn);
+        let answer = Frame::udp((C.address, 53), (A.address, 40_000)).sent_by(&C);
+        host.container_sends(&C, &answer)?.took(Path::HairpinOut);
+        host.change_flags(A.device, 0, flags::INTERNAL)?;
+        host.change_endpoint(&A, |endpoint| endpoint.flags |= flags::INTERNAL)?;
+        host.expire()?;
+        host.container_sends(&C, &answer)?.dropped(DropReason::Isolated);
+        host.container_sends(&A, &request)?.dropped(DropReason::Internal);
+        Ok(())
+    })
+}
+
 #[test]
 fn what_a_published_port_refuses() -> Result {
     with_host(|host| {

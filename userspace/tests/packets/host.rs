@@ -98,7 +98,8 @@ impl Host {
             let value = Subnet { network: network.number, flags: network.flags };
             self.programs.trie(map::SUBNETS)?.insert(&Key::new(96 + 24, subnet), value, 0)?;
             self.add_address(network.gateway, network.bridge)?;
-            let bridge = Device { role: DeviceRole::BRIDGE, network: network.number, ..EMPTY };
+            let (number, flags) = (network.number, network.flags);
+            let bridge = Device { role: DeviceRole::BRIDGE, flags, network: number, ..EMPTY };
             self.set_device(network.bridge, bridge)?;
         }
         for container in CONTAINERS {

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use dataplane_common::abi::{DropReason, Path, Publication, PublicationKey, Subnet, SubnetKey, flags, map};
+use dataplane_common::abi::{
+    Address, DropReason, Path, Publication, PublicationKey, Subnet, SubnetKey, flags, map,
+};
 use etherparse::{Icmpv6Type, icmpv6::DestUnreachableCode};
 
 use super::{
     arrives, became,
     frame::Frame,
     sends,
-    topology::{A, B, C, Member, REMOTE, REMOTE_2, gateway, key, with_host},
+    topology::{A, B, C, HOST, Member, REMOTE, REMOTE_2, gateway, key, with_host},
 };
 use crate::{
     Result, frames,
@@ -135,8 +137,7 @@ fn published_ports_are_the_containers_own() -> Result {
             sends(host, &C, &frame(client, (A.address, 81)).sent_by(&C))?.dropped(DropReason::Isolated);
         }
         // The port of the host is its own.
-        arrives(host, &Frame::syn((REMOTE, 1), (super::topology::HOST, 80)).by_router())?
-            .passed(Path::NotOurs);
+        arrives(host, &Frame::syn((REMOTE, 1), (HOST, 80)).by_router())?.passed(Path::NotOurs);
         Ok(())
     })
 }
@@ -218,6 +219,33 @@ fn echo_requests_of_others() -> Result {
             sends(host, &C, &Frame::echo_request(C.address, A.address, 9).sent_by(&C))?
                 .dropped(DropReason::Isolated);
         }
+        Ok(())
+    })
+}
+
+/// Everybody answers an echo request: what strangers ask does not fill the table of those who are known.
+#[test]
+fn echo_requests_of_others_are_not_kept() -> Result {
+    with_host(|host| {
+        mode(host, ROUTED)?;
+        for id in 0..50 {
+            arrives(host, &Frame::echo_request(REMOTE, A.address, id).by_router())?.took(Path::PortmapIn);
+            sends(host, &A, &Frame::echo_reply(A.address, REMOTE, id).sent_by(&A))?.took(Path::PortmapOut);
+        }
+        assert_eq!((host.confirmed()?.len(), host.unconfirmed()?.len()), (0, 50));
+        Ok(())
+    })
+}
+
+/// An uplink without an address of its own has none to refuse with.
+#[test]
+fn an_uplink_without_address_tells_nothing() -> Result {
+    with_host(|host| {
+        mode(host, ROUTED)?;
+        let late = Frame::echo_request(REMOTE, A.address, 1).hop_limit(1).by_router();
+        arrives(host, &late)?.refused_v6(DropReason::TimeToLive, (3, 0, 0), HOST);
+        host.change_device(topology::UPLINK, |uplink| uplink.address_v6 = Address::UNSPECIFIED)?;
+        arrives(host, &late)?.dropped(DropReason::TimeToLive);
         Ok(())
     })
 }
