@@ -62,9 +62,15 @@ pub static RULES: [Rule; 6] = [
             let server = |index: usize| topology.served_by(*host, *family, to[index].0);
             let name = |index: usize| to[index].0;
             let other_name = |index| name(index) != name(datagram) && server(index) == server(datagram);
-            // An earlier socket of this port may have used the other name.
-            let of_earlier =
-                source.is_some() && it.fact == "source port" && it.weft.as_deref() == Some("kept");
+            let is_double = |one: usize| {
+                let same = |other| name(other) != name(one) && server(other) == server(one);
+                server(one).is_some() && (0..to.len()).any(same)
+            };
+            // An earlier socket of this port, or an earlier datagram, may have used the other name, and the port that
+            // netfilter then gave away is in the way of this one.
+            let of_earlier = (source.is_some() || (0..to.len()).any(is_double))
+                && it.fact == "source port"
+                && it.weft.as_deref() == Some("kept");
             matches!(it.fact.as_str(), "answer from" | "source port")
                 && server(datagram).is_some()
                 && (of_earlier || (0..to.len()).any(other_name))
