@@ -148,7 +148,7 @@ unsafe extern "C" fn try_claim(attempt: u32, skb: *const *mut __sk_buff) -> u64 
 #[inline(always)]
 pub fn overlapping(packet: Packet, inside: &Tuple, external: &Address) -> Outcome<u16> {
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
-    if matches!(inside.protocol, protocol::ICMP | protocol::ICMPV6) {
+    if protocol::is_icmp(inside.protocol) {
         return Err(DropReason::PortsExhausted);
     }
     scratch.claim = *inside;

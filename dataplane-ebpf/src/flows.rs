@@ -187,6 +187,20 @@ pub fn other_port() -> u16 {
     1024 + (((helpers::random() & 0xffff) * (32_768 - 1024)) >> 16) as u16
 }
 
+/// Begins a record: what is not set here differs with the one who opens the flow.
+#[inline(always)]
+pub fn begin(flow: &mut Flow, kind: u8, uplink: u32) {
+    let now = helpers::now_ns();
+    flow.last_seen_ns = now;
+    flow.created_ns = now;
+    flow.uplink = uplink;
+    flow.remote_network = 0;
+    flow.remote_epoch = 0;
+    flow.kind = kind;
+    flow.shares_port = 0;
+    flow.reserved = 0;
+}
+
 /// Enters a new flow. The record comes first, so that whoever sees the index entry finds the record.
 ///
 /// Answers whether the index entry is new; an old one has been counted with its mapping already.

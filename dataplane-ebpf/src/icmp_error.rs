@@ -3,10 +3,7 @@
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, Endpoint, Flow, FlowKind, Path, Tuple, flags},
-    packet::{
-        Be16, Be32, ChecksumDelta, Crc32c, Crc32cDelta, Icmp, Ipv4, Ipv6, Ports, Sctp, Udp, icmp, icmpv6,
-        protocol,
-    },
+    packet::{Be16, Be32, ChecksumDelta, Crc32c, Crc32cDelta, Icmp, Ipv4, Ipv6, Ports, Sctp, Udp, protocol},
 };
 
 use crate::{
@@ -14,7 +11,7 @@ use crate::{
     helpers::{IPV6, PSEUDO_HEADER},
     maps,
     packet::Packet,
-    parse::{Parsed, REMOTE_QUERY, Side},
+    parse::{Parsed, Side, asker},
     redirect, translate,
     verdict::{Outcome, Verdict},
 };
@@ -140,11 +137,16 @@ fn quoted<'a>(packet: Packet, parsed: &Parsed) -> Outcome<Option<&'a mut Quoted>
     Ok(if read_quoted(packet, parsed, quoted)? { Some(quoted) } else { None })
 }
 
+/// Which end of the quoted packet is `local`: it went the other way than the error.
+#[inline(always)]
+fn quoted_side(parsed: &Parsed) -> Side {
+    if parsed.local() == Side::Source { Side::Destination } else { Side::Source }
+}
+
 #[inline(never)]
 fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<bool> {
     let packet = &packet;
-    // It went the other way than the error.
-    let local = if parsed.local() == Side::Source { Side::Destination } else { Side::Source };
+    let local = quoted_side(parsed);
     let network = parsed.transport() + size_of::<Icmp>();
     let mut is_first = false;
     let (source, destination, protocol, transport) = if parsed.is_v6 {
@@ -189,7 +191,8 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
         Side::Destination => (destination, source),
     };
     quoted.tuple.remote_port = 0;
-    quoted.tuple.set_protocol(protocol);
+    quoted.tuple.protocol = protocol;
+    quoted.tuple.reserved = [0; 3];
     quoted.network = network as u16;
     quoted.transport = transport as u16;
     quoted.checksum = 0;
@@ -197,19 +200,11 @@ fn read_quoted(packet: Packet, parsed: &Parsed, quoted: &mut Quoted) -> Outcome<
     match protocol {
         protocol::ICMP | protocol::ICMPV6 => {
             let header = packet.read::<Icmp>(transport)?;
-            let (request, reply) = if protocol == protocol::ICMPV6 {
-                (icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY)
-            } else {
-                (icmp::ECHO_REQUEST, icmp::ECHO_REPLY)
+            let Some(asker) = asker(header.kind, protocol == protocol::ICMPV6, local) else {
+                return Ok(false);
             };
-            let (of_local, of_remote) =
-                if local == Side::Source { (request, reply) } else { (reply, request) };
             quoted.tuple.local_port = header.identifier.get();
-            quoted.tuple.remote_port = match header.kind {
-                kind if kind == of_local => 0,
-                kind if kind == of_remote => REMOTE_QUERY,
-                _ => return Ok(false),
-            };
+            quoted.tuple.remote_port = asker;
             quoted.checksum = transport as u16 + 2;
         }
         protocol::TCP | protocol::UDP | protocol::SCTP => {
@@ -292,9 +287,7 @@ fn prepare_sctp(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple
     let header = packet.read::<Sctp>(quoted.transport())?;
     quoted.new_crc32c = header.checksum;
     if !header.checksum.is_absent() {
-        // It went the other way than the error.
-        let local = if parsed.local() == Side::Source { Side::Destination } else { Side::Source };
-        let change = Crc32cDelta::ports(header.ports, translate::ports_of(to, local));
+        let change = Crc32cDelta::ports(header.ports, translate::ports_of(to, quoted_side(parsed)));
         quoted.new_crc32c = header.checksum.apply(translate::crc32c_delta(change, length));
     }
     Ok(())
@@ -303,10 +296,10 @@ fn prepare_sctp(packet: Packet, parsed: &Parsed, quoted: &mut Quoted, to: &Tuple
 #[inline(never)]
 fn rewrite_quotation(packet: Packet, parsed: &Parsed, quoted: &Quoted, to: &Tuple) -> Outcome<()> {
     let packet = &packet;
-    // It went the other way than the error.
-    let (source, destination, source_port, destination_port) = match parsed.local() {
-        Side::Destination => (&to.local, &to.remote, to.local_port, to.remote_port),
-        Side::Source => (&to.remote, &to.local, to.remote_port, to.local_port),
+    let local = quoted_side(parsed);
+    let (source, destination) = match local {
+        Side::Source => (&to.local, &to.remote),
+        Side::Destination => (&to.remote, &to.local),
     };
     if parsed.is_v6 {
         let ip = packet.write::<Ipv6>(quoted.network())?;
@@ -317,12 +310,10 @@ fn rewrite_quotation(packet: Packet, parsed: &Parsed, quoted: &Quoted, to: &Tupl
         ip.destination = Be32::from_raw(destination.v4_network_order());
         ip.checksum = Be16::from_raw(quoted.new_header_checksum);
     }
-    if matches!(quoted.tuple.protocol, protocol::ICMP | protocol::ICMPV6) {
+    if protocol::is_icmp(quoted.tuple.protocol) {
         packet.write::<Icmp>(quoted.transport())?.identifier = Be16::new(to.local_port);
     } else {
-        let header = packet.write::<Ports>(quoted.transport())?;
-        header.source = Be16::new(source_port);
-        header.destination = Be16::new(destination_port);
+        *packet.write::<Ports>(quoted.transport())? = translate::ports_of(to, local);
     }
     if quoted.checksum() != 0 && quoted.tuple.protocol == protocol::SCTP {
         *packet.write::<Crc32c>(quoted.checksum())? = quoted.new_crc32c;

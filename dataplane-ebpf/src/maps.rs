@@ -211,7 +211,7 @@ pub fn index<'a>(outside: &Tuple) -> Option<&'a Index> {
 
 /// The claim of a tuple's local end. A function of its own, for the stack of those who ask.
 #[inline(never)]
-pub fn claimant<'a>(tuple: &Tuple) -> Option<&'a Index> {
+pub fn claim_of<'a>(tuple: &Tuple) -> Option<&'a Index> {
     index(&tuple.claim())
 }
 

@@ -56,7 +56,7 @@ pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
     flows::may_open_from_inside(parsed)?;
     let uplink_index = route::route(*packet, parsed)?;
     let uplink = maps::device(uplink_index)
-        .filter(|uplink| uplink.role == DeviceRole::UPLINK && has_address(uplink, parsed.is_v6));
+        .filter(|uplink| uplink.role == DeviceRole::UPLINK && !uplink.address_of(parsed.is_v6).is_any());
     let uplink = uplink.ok_or(DropReason::NoRoute)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
 
@@ -94,7 +94,7 @@ pub fn enter(
     flow.network = device.network;
     flow.state = State::opened_by(Direction::FromInside, inside.protocol, parsed.tcp_flags).0;
     let kind = if uplink == 0 { FlowKind::TURN_BACK } else { FlowKind::MASQUERADE };
-    begin(flow, now, kind, uplink);
+    flows::begin(flow, kind, uplink);
     flow.shares_port = shares_port;
     scratch.index.inside = *inside;
     let opened = flows::open(inside, &scratch.flow, &scratch.index);
@@ -108,19 +108,6 @@ pub fn enter(
         let _ = maps::claim(&scratch.claim, &scratch.claimant);
     }
     Ok(())
-}
-
-/// What all new records of masqueraded flows have in common.
-#[inline(always)]
-fn begin(flow: &mut Flow, now: u64, kind: u8, uplink: u32) {
-    flow.last_seen_ns = now;
-    flow.created_ns = now;
-    flow.uplink = uplink;
-    flow.remote_network = 0;
-    flow.remote_epoch = 0;
-    flow.kind = kind;
-    flow.shares_port = 0;
-    flow.reserved = 0;
 }
 
 /// A packet from the world to an external port that a container's socket has, through no flow. Filtering decides (RFC
@@ -160,7 +147,7 @@ pub fn enter_from_outside(
     flow.epoch = endpoint.epoch;
     flow.network = network;
     flow.state = State::opened_by(Direction::FromOutside, outside.protocol, scratch.parsed.tcp_flags).0;
-    begin(flow, now, kind, uplink);
+    flows::begin(flow, kind, uplink);
     let key = external_port::mapping_key(&scratch.index.inside, &outside.local);
     // Without its mapping the claim is about to go, and an earlier container's is nobody's.
     let mapping = maps::mapping(&key).ok_or(DropReason::Filtered)?;
@@ -202,9 +189,4 @@ pub fn filter(policy: u32, outside: &Tuple) -> Outcome<()> {
         return Ok(());
     }
     Err(DropReason::Filtered)
-}
-
-#[inline(always)]
-fn has_address(uplink: &Device, is_v6: bool) -> bool {
-    if is_v6 { !uplink.address_v6.is_unspecified() } else { uplink.address.v4_network_order() != 0 }
 }

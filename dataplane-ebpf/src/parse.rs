@@ -16,9 +16,10 @@ pub const NETWORK: usize = Ethernet::LENGTH;
 /// IPv6 extension headers that are looked through. More than a sender has reason to use are an attack on those who
 /// parse them (RFC 7045 section 2.1, RFC 8883).
 const MOST_EXTENSIONS: u32 = 4;
-/// In place of an echo's remote port: the remote end asks. Where the local end asks it is 0, so that two queries of one
-/// identifier have nothing to do with one another. The identifier is the local port in both.
-pub const REMOTE_QUERY: u16 = 1;
+/// In place of an echo's remote port: the local end asks. The identifier is the local port.
+const LOCAL_QUERY: u16 = 0;
+/// The remote end asks: two queries with one identifier have nothing to do with one another.
+const REMOTE_QUERY: u16 = 1;
 
 /// Which end of the packet is `local` in the tuple that is made of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ pub struct Parsed {
     transport: u16,
     /// EtherType.
     pub ether_type: u16,
-    // Four octets in one word, which is cleared by one store, see `Tuple::set_protocol`.
+    // Four octets in one word, which is cleared by one store.
     /// TCP control bits, or 0.
     pub tcp_flags: u8,
     fragment: u8,
@@ -100,14 +101,14 @@ impl Parsed {
     /// Whether it is an echo request of the remote end, or the answer to one.
     #[inline(always)]
     pub fn is_remote_query(&self) -> bool {
-        is_icmp(self.tuple.protocol) && self.tuple.remote_port == REMOTE_QUERY
+        protocol::is_icmp(self.tuple.protocol) && self.tuple.remote_port == REMOTE_QUERY
     }
 
     /// Looks at the same packet from its other end.
     #[inline(always)]
     pub fn turn(&mut self) {
         core::mem::swap(&mut self.tuple.local, &mut self.tuple.remote);
-        if !is_icmp(self.tuple.protocol) {
+        if !protocol::is_icmp(self.tuple.protocol) {
             core::mem::swap(&mut self.tuple.local_port, &mut self.tuple.remote_port);
         } else if self.has_ports {
             self.tuple.remote_port ^= REMOTE_QUERY;
@@ -122,6 +123,7 @@ impl Parsed {
         self.is_v6 = ether_type == ETHERTYPE_IPV6;
         self.tuple.local_port = 0;
         self.tuple.remote_port = 0;
+        self.tuple.reserved = [0; 3];
         self.tcp_flags = 0;
         self.fragment = Fragment::Whole as u8;
         self.has_ports = false;
@@ -129,10 +131,21 @@ impl Parsed {
     }
 }
 
-/// Whether it is the ICMP of some family.
+/// What stands in place of the remote port of an echo: who asks. `None`: the message is no echo. A query of the local end
+/// goes out as a request and comes back as a reply.
 #[inline(always)]
-pub const fn is_icmp(protocol: u8) -> bool {
-    matches!(protocol, protocol::ICMP | protocol::ICMPV6)
+pub fn asker(kind: u8, is_v6: bool, local: Side) -> Option<u16> {
+    let (request, reply) = if is_v6 {
+        (icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY)
+    } else {
+        (icmp::ECHO_REQUEST, icmp::ECHO_REPLY)
+    };
+    let (of_local, of_remote) = if local == Side::Source { (request, reply) } else { (reply, request) };
+    match kind {
+        kind if kind == of_local => Some(LOCAL_QUERY),
+        kind if kind == of_remote => Some(REMOTE_QUERY),
+        _ => None,
+    }
 }
 
 /// Parses an IPv4 header behind an Ethernet header, and what follows.
@@ -159,7 +172,7 @@ pub fn parse_ipv4<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
     };
     parsed.tuple.local = Address::from_v4_network_order(near);
     parsed.tuple.remote = Address::from_v4_network_order(far);
-    parsed.tuple.set_protocol(ip.protocol);
+    parsed.tuple.protocol = ip.protocol;
     parsed.transport = (NETWORK + header_length) as u16;
     parsed.hop_limit = ip.time_to_live;
     let fragment = ip.fragment.get();
@@ -204,7 +217,7 @@ pub fn parse_ipv6<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
         // Mapped addresses stand for IPv4 in weft's maps, and never belong on a wire (draft-itojun-v6ops-v4mapped-harmful).
         return Err(DropReason::Malformed);
     }
-    parsed.tuple.set_protocol(ip.next_header);
+    parsed.tuple.protocol = ip.next_header;
     parsed.transport = (NETWORK + Ipv6::LENGTH) as u16;
     parsed.hop_limit = ip.hop_limit;
     extensions(packet, parsed)?;
@@ -276,19 +289,12 @@ fn transport(packet: &Packet, parsed: &mut Parsed, end: usize) -> Outcome<()> {
     packet.linearise(needed);
     match parsed.tuple.protocol {
         protocol::ICMP | protocol::ICMPV6 => {
-            let icmp = packet.read::<Icmp>(at)?;
-            // A query of the local end goes out as a request and comes back as a reply.
-            let (request, reply, is_error) = if parsed.is_v6 {
-                (icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY, icmpv6::is_error(icmp.kind))
-            } else {
-                (icmp::ECHO_REQUEST, icmp::ECHO_REPLY, icmp::is_error(icmp.kind))
-            };
-            let (of_local, of_remote) =
-                if parsed.local == Side::Source as u8 { (request, reply) } else { (reply, request) };
-            parsed.is_icmp_error = is_error;
-            if icmp.kind == of_local || icmp.kind == of_remote {
-                parsed.tuple.local_port = icmp.identifier.get();
-                parsed.tuple.remote_port = if icmp.kind == of_local { 0 } else { REMOTE_QUERY };
+            let message = packet.read::<Icmp>(at)?;
+            let (kind, identifier) = (message.kind, message.identifier.get());
+            parsed.is_icmp_error = if parsed.is_v6 { icmpv6::is_error(kind) } else { icmp::is_error(kind) };
+            if let Some(asker) = asker(kind, parsed.is_v6, parsed.local()) {
+                parsed.tuple.local_port = identifier;
+                parsed.tuple.remote_port = asker;
                 parsed.has_ports = true;
             }
         }

@@ -74,7 +74,8 @@ fn deliver(
     redirect::to_container(packet, endpoint, endpoint.gateway_mac, path)
 }
 
-/// The first packet for a published port. The caller knows that its destination is an address of this host.
+/// The first packet for a published port. The caller knows that its destination is an address of this host, or the
+/// container's own where others may know it.
 #[inline(never)]
 pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publication) -> Outcome<Verdict> {
     let packet = &packet;
@@ -92,20 +93,12 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
     scratch.index.inside = *outside;
     scratch.index.inside.local = publication.address;
     scratch.index.inside.local_port = publication.container_port(outside.local_port);
-    let now = helpers::now_ns();
     let flow = &mut scratch.flow;
     flow.outside = *outside;
-    flow.last_seen_ns = now;
-    flow.created_ns = now;
     flow.epoch = endpoint.epoch;
     flow.network = publication.network;
-    flow.uplink = 0;
-    flow.remote_network = 0;
-    flow.remote_epoch = 0;
-    flow.kind = FlowKind::HAIRPIN;
     flow.state = State::opened_by(Direction::FromOutside, outside.protocol, parsed.tcp_flags).0;
-    flow.shares_port = 0;
-    flow.reserved = 0;
+    flows::begin(flow, FlowKind::HAIRPIN, 0);
     let path = match from {
         From::Uplink(uplink) => {
             if !flags::forwards(uplink.flags, parsed.is_v6) {

@@ -49,7 +49,7 @@ fn answer(packet: Packet, reason: DropReason) -> bool {
     };
     let parsed = &scratch.parsed;
     let source = router(parsed, device);
-    if source.is_unspecified() || *source == Address::V4_UNSPECIFIED {
+    if source.is_any() {
         // An uplink of a routed network needs no address of its own.
         return false;
     }

@@ -5,12 +5,13 @@
 use dataplane_common::{
     abi::{Address, Device, DeviceRole, DropReason, FlowKind, Publication, Subnet, flags},
     flow::{Direction, State},
+    packet::protocol,
 };
 
 use crate::{
-    flows, helpers, maps, masquerade,
+    flows, maps, masquerade,
     packet::Packet,
-    parse::{Parsed, is_icmp},
+    parse::Parsed,
     route,
     verdict::{Outcome, Verdict},
 };
@@ -24,21 +25,13 @@ pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
     maps::device(uplink).filter(|device| device.role == DeviceRole::UPLINK).ok_or(DropReason::NoRoute)?;
     masquerade::fits(packet, parsed, device, uplink)?;
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
-    let now = helpers::now_ns();
     // Field by field, see `masquerade::enter`.
     let flow = &mut scratch.flow;
     flow.outside = parsed.tuple;
-    flow.last_seen_ns = now;
-    flow.created_ns = now;
     flow.epoch = device.epoch;
     flow.network = device.network;
-    flow.uplink = uplink;
-    flow.remote_network = 0;
-    flow.remote_epoch = 0;
-    flow.kind = FlowKind::ROUTED;
     flow.state = State::opened_by(Direction::FromInside, parsed.tuple.protocol, parsed.tcp_flags).0;
-    flow.shares_port = 0;
-    flow.reserved = 0;
+    flows::begin(flow, FlowKind::ROUTED, uplink);
     scratch.index.inside = parsed.tuple;
     flows::open(&parsed.tuple, &scratch.flow, &scratch.index)?;
     masquerade::leave(packet, parsed, device, &scratch.flow)
@@ -60,7 +53,7 @@ pub fn publication<'a>(parsed: &Parsed, subnet: &Subnet) -> Option<&'a Publicati
     if !is_open(subnet.flags, tuple.protocol, is_v6) {
         return maps::publication_of(tuple.protocol, &tuple.local, tuple.local_port);
     }
-    if is_icmp(tuple.protocol) && !parsed.is_remote_query() {
+    if protocol::is_icmp(tuple.protocol) && !parsed.is_remote_query() {
         // The answer to what nobody has asked.
         return None;
     }
@@ -77,5 +70,5 @@ pub fn publication<'a>(parsed: &Parsed, subnet: &Subnet) -> Option<&'a Publicati
 /// with Docker, and everything in an unprotected network. A network that is internal is neither.
 #[inline(always)]
 pub fn is_open(flags: u32, protocol: u8, is_v6: bool) -> bool {
-    flags & flags::INTERNAL == 0 && (is_icmp(protocol) || flags::is_unprotected(flags, is_v6))
+    flags & flags::INTERNAL == 0 && (protocol::is_icmp(protocol) || flags::is_unprotected(flags, is_v6))
 }

@@ -96,7 +96,7 @@ fn transport(packet: &Packet, parsed: &Parsed, local: Side, to: &Tuple) -> Outco
         _ => return Err(DropReason::UnsupportedProtocol),
     }
     if ports_differ {
-        if matches!(from.protocol, protocol::ICMP | protocol::ICMPV6) {
+        if protocol::is_icmp(from.protocol) {
             packet.write::<Icmp>(parsed.transport())?.identifier = Be16::new(to.local_port);
         } else {
             *packet.write::<Ports>(parsed.transport())? = ports_of(to, local);

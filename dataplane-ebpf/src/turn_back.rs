@@ -48,7 +48,7 @@ fn deliver(packet: Packet, parsed: &mut Parsed, port: u16) -> Outcome<Verdict> {
         translate::rewrite(*packet, parsed, inside)?;
         return redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::HairpinIn);
     }
-    let claim = maps::claimant(&parsed.tuple).ok_or(DropReason::Filtered)?;
+    let claim = maps::claim_of(&parsed.tuple).ok_or(DropReason::Filtered)?;
     let endpoint = masquerade::claimant(claim).ok_or(DropReason::Filtered)?;
     masquerade::filter(endpoint.flags, &outside)?;
     masquerade::enter_from_outside(&outside, endpoint, claim, FlowKind::TURN_BACK, 0)?;

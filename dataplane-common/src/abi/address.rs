@@ -117,6 +117,13 @@ impl Address {
         let [a, b, c, d] = self.words();
         a | b | c | d == 0
     }
+
+    /// Whether it stands for "any" or "none" in its family: `::`, or `0.0.0.0` as mapped.
+    #[inline(always)]
+    pub const fn is_any(&self) -> bool {
+        let [a, b, c, d] = self.words();
+        a | b | d == 0 && (c == 0 || c == V4_MAPPED)
+    }
 }
 
 impl PartialEq for Address {
@@ -165,6 +172,7 @@ mod tests {
             let left = u128::from_be_bytes(one.octets);
             assert_eq!(one.is_unspecified(), left == 0, "{one:?}");
             assert_eq!(one.is_v4(), left >> 32 == 0xffff, "{one:?}");
+            assert_eq!(one.is_any(), left == 0 || left == 0xffff << 32, "{one:?}");
             for other in all() {
                 let right = u128::from_be_bytes(other.octets);
                 assert_eq!(one == other, left == right, "{one:?} {other:?}");

@@ -257,6 +257,16 @@ mod tests {
     }
 
     #[test]
+    fn masquerade_is_of_networks_with_an_outside_that_is_not_routed() {
+        for is_v6 in [false, true] {
+            assert!(masquerades(MASQUERADE, is_v6) && !masquerades(!MASQUERADE, is_v6));
+            assert!(!masquerades(MASQUERADE | INTERNAL, is_v6));
+            assert_eq!(masquerades(MASQUERADE | ROUTED, is_v6), is_v6);
+            assert_eq!(masquerades(MASQUERADE | ROUTED_V6, is_v6), !is_v6);
+        }
+    }
+
+    #[test]
     fn a_device_has_an_address_for_each_family() {
         let address = |last| Address::from_v4_network_order(last);
         let device = Device {

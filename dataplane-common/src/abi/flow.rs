@@ -1,7 +1,5 @@
 //! Flow records and what leads to them.
 
-use core::mem::offset_of;
-
 use super::{Address, pod};
 
 /// Values of [`Flow::kind`].
@@ -185,15 +183,6 @@ impl Flow {
 }
 
 impl Tuple {
-    /// Sets the protocol, and zero behind it, in one store.
-    #[inline(always)]
-    pub fn set_protocol(&mut self, protocol: u8) {
-        const WORD: usize = offset_of!(Tuple, protocol) / size_of::<u32>();
-        const _: () = assert!(WORD * size_of::<u32>() + size_of::<u32>() == size_of::<Tuple>());
-        // SAFETY: the last word of the struct, which is aligned like one.
-        unsafe { core::ptr::from_mut(self).cast::<u32>().add(WORD).write(u32::from(protocol).to_le()) };
-    }
-
     /// The claim of this tuple's local end for whatever remote end.
     #[inline(always)]
     pub const fn claim(&self) -> Self {

@@ -93,6 +93,12 @@ pub mod protocol {
     pub const FRAGMENT: u8 = 44;
     /// IPv6 destination options.
     pub const DESTINATION_OPTIONS: u8 = 60;
+
+    /// Whether it is the ICMP of some family.
+    #[inline(always)]
+    pub const fn is_icmp(protocol: u8) -> bool {
+        matches!(protocol, ICMP | ICMPV6)
+    }
 }
 
 /// Bits of [`Tcp::flags`] (RFC 9293 section 3.1).

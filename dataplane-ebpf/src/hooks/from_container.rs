@@ -12,7 +12,7 @@ use dataplane_common::{
 use crate::{
     bridge, flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
     packet::Packet,
-    parse::{Fragment, Parsed, Side, is_icmp, parse_ipv4, parse_ipv6},
+    parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
     routed, turn_back,
@@ -341,7 +341,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, subnet: Option<&S
             None => unserved,
         };
     }
-    if !parsed.has_ports || is_own && is_icmp(parsed.tuple.protocol) {
+    if !parsed.has_ports || is_own && protocol::is_icmp(parsed.tuple.protocol) {
         return unserved;
     }
     let from = portmap::From::Container(device);
@@ -360,7 +360,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, subnet: Option<&S
         Some(_) if device.flags & flags::INTERNAL != 0 => Err(DropReason::Internal),
         Some(publication) => portmap::open(*packet, parsed, &from, publication),
         None if !is_own => unserved,
-        None => match maps::claimant(&parsed.tuple) {
+        None => match maps::claim_of(&parsed.tuple) {
             Some(_) if helpers::has_socket(packet.skb, tuple) => unserved,
             Some(_) if flags::masquerades(device.flags, parsed.is_v6) => {
                 turn_back::open(*packet, parsed, device)

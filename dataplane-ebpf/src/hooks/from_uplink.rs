@@ -8,7 +8,7 @@ use dataplane_common::{
 use crate::{
     flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
     packet::Packet,
-    parse::{Fragment, Parsed, Side, is_icmp, parse_ipv4, parse_ipv6},
+    parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
     route, routed,
@@ -96,7 +96,7 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         }
         return portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication);
     }
-    if is_icmp(tuple.protocol) || !parsed.has_ports {
+    if protocol::is_icmp(tuple.protocol) || !parsed.has_ports {
         return Ok(Verdict::Pass(Path::NotOurs));
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
@@ -104,7 +104,7 @@ fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
         // A gateway of weft's networks: `to_uplink` lets no answer of that name out.
         Some(_) if maps::subnet(&tuple.local).is_some() => Err(DropReason::DirectRouting),
         Some(publication) => portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication),
-        None => match maps::claimant(tuple) {
+        None => match maps::claim_of(tuple) {
             // A process of the host may have bound the port after the claim: what was there first goes on, and what
             // nobody here has asked for is the process'.
             Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::NotOurs)),

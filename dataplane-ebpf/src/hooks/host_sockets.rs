@@ -146,9 +146,7 @@ fn bind(ctx: &SockAddrContext, named: Named) -> i32 {
     if named.port == 0 || !is_transport(protocol) || !in_own_namespace(ctx) {
         return ALLOW;
     }
-    let wildcard = named.address == Address::UNSPECIFIED
-        || named.address.is_v4() && named.address.v4_network_order() == 0;
-    let taken = if wildcard {
+    let taken = if named.address.is_any() {
         maps::port_set_contains(PortSet::published(u8_protocol(protocol)), named.port)
     } else {
         maps::publication(u8_protocol(protocol), &named.address, named.port).is_some()
