@@ -44,7 +44,8 @@ unsafe extern "C" fn visit(
     walk: *mut Walk,
 ) -> u64 {
     // SAFETY: the kernel hands valid pointers to this callback. Copied, since removing frees them.
-    let (outside, inside) = unsafe { (*key, (*value).inside) };
+    let (outside, index) = unsafe { (*key, *value) };
+    let inside = index.inside;
     let Some(settings) = maps::settings() else { return 1 };
     let gone = if outside.is_claim() {
         // SAFETY: what `run` has given.
@@ -52,7 +53,7 @@ unsafe extern "C" fn visit(
     } else if outside.is_address_claim() {
         address_claim_ended(&outside, &inside)
     } else {
-        flow_ended(&outside, &inside, settings)
+        flow_ended(&outside, &index, settings)
     };
     if gone {
         // SAFETY: as above.
@@ -89,14 +90,15 @@ fn address_claim_ended(outside: &Tuple, inside: &Tuple) -> bool {
 
 /// A flow ends when it has been silent too long, or when its container, host address or publication has gone.
 #[inline(always)]
-fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
+fn flow_ended(outside: &Tuple, index: &Index, settings: &Settings) -> bool {
+    let inside = &index.inside;
     let (record, confirmed) = match maps::flow(inside) {
         Some(record) => (record, true),
         None => match maps::unconfirmed_flow(inside) {
             Some(record) => (record, false),
             None => {
                 // The record was evicted from `unconfirmed`.
-                return end_masquerade(outside, inside);
+                return flows::remove_index(outside, index);
             }
         },
     };
@@ -104,7 +106,7 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
     let flow = unsafe { &*record };
     if flow.outside != *outside {
         // The container's end has been opened anew under another external tuple.
-        return end_masquerade(outside, inside);
+        return flows::remove_index(outside, index);
     }
     let seen = flow.last_seen_ns;
     let timeout = State(flow.state).timeout_ns(inside.protocol, settings) + flows::TOUCH_INTERVAL_NS;
@@ -117,23 +119,12 @@ fn flow_ended(outside: &Tuple, inside: &Tuple, settings: &Settings) -> bool {
         return false;
     }
     // The index goes first, see `flows::forget`.
-    let removed =
-        if flow.uses_mapping() { end_masquerade(outside, inside) } else { maps::remove_index(outside) };
+    let removed = flows::remove_index(outside, index);
     if confirmed {
         maps::remove_flow(inside)
     } else {
         maps::remove_unconfirmed_flow(inside)
     };
-    removed
-}
-
-/// Removes an index entry and gives back its share of the mapping, if there is one for these tuples.
-#[inline(always)]
-fn end_masquerade(outside: &Tuple, inside: &Tuple) -> bool {
-    let removed = maps::remove_index(outside);
-    if removed {
-        external_port::release_mapping(outside, inside);
-    }
     removed
 }
 

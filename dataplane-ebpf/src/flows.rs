@@ -197,8 +197,7 @@ pub fn begin(flow: &mut Flow, kind: u8, uplink: u32) {
     flow.remote_network = 0;
     flow.remote_epoch = 0;
     flow.kind = kind;
-    flow.shares_port = 0;
-    flow.reserved = 0;
+    flow.reserved = [0; 2];
 }
 
 /// Enters a new flow. The record comes first, so that whoever sees the index entry finds the record.
@@ -218,19 +217,18 @@ pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
         maps::remove_unconfirmed_flow(inside);
         return Err(DropReason::FlowTableFull);
     };
-    // Left by a record that was evicted, or made by another CPU for the same flow just now.
     if existing.inside == *inside {
-        return Ok(false);
-    }
-    if maps::flow(&existing.inside).is_some() || maps::unconfirmed_flow(&existing.inside).is_some() {
+        // Left by a record that was evicted, or made by another CPU for the same flow just now.
+        if existing.uses_mapping == index.uses_mapping {
+            return Ok(false);
+        }
+    } else if maps::flow(&existing.inside).is_some() || maps::unconfirmed_flow(&existing.inside).is_some() {
         maps::remove_unconfirmed_flow(inside);
         return Err(DropReason::PortsExhausted);
     }
     // It leads nowhere any more.
-    let nowhere = existing.inside;
-    if maps::remove_index(&flow.outside) {
-        external_port::release_mapping(&flow.outside, &nowhere);
-    }
+    let nowhere = *existing;
+    remove_index(&flow.outside, &nowhere);
     if maps::claim(&flow.outside, index).is_err() {
         maps::remove_unconfirmed_flow(inside);
         return Err(DropReason::FlowTableFull);
@@ -240,15 +238,24 @@ pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
 
 /// Removes a flow whose container has gone, so that its tuples are free for the next packet.
 #[inline(always)]
-pub fn forget(inside: &Tuple, outside: &Tuple, flow: &Flow) {
-    // Before the record is another flow's.
-    let uses_mapping = flow.uses_mapping();
+pub fn forget(outside: &Tuple) {
+    let (Some(index), Some(scratch)) = (maps::index(outside), maps::scratch()) else { return };
+    scratch.index = *index;
     // The index goes first: one without a record heals by the next packet, a record without an index would be found
     // by the container's packets only, and never expire.
-    if maps::remove_index(outside) && uses_mapping {
-        external_port::release_mapping(outside, inside);
+    remove_index(outside, &scratch.index);
+    if !maps::remove_flow(&scratch.index.inside) {
+        maps::remove_unconfirmed_flow(&scratch.index.inside);
     }
-    if !maps::remove_flow(inside) {
-        maps::remove_unconfirmed_flow(inside);
+}
+
+/// Removes an index entry, and takes its flow out of the mapping that counts it. Answers whether it was there. `index` is a
+/// copy: the map's may be another flow's as soon as it is removed.
+#[inline(always)]
+pub fn remove_index(outside: &Tuple, index: &Index) -> bool {
+    let removed = maps::remove_index(outside);
+    if removed && index.uses_mapping != 0 {
+        external_port::release_mapping(outside, &index.inside);
     }
+    removed
 }

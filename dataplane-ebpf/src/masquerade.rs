@@ -82,10 +82,10 @@ pub fn enter(
     let now = helpers::now_ns();
     scratch.flow.outside = *inside;
     scratch.flow.outside.local = *external;
-    let (port, shares_port) =
+    let (port, uses_mapping) =
         match external_port::of_socket(packet, inside, external, settings, device.epoch, now) {
-            Err(DropReason::PortsExhausted) => (external_port::overlapping(packet, inside, external)?, 1),
-            port => (port?, 0),
+            Err(DropReason::PortsExhausted) => (external_port::overlapping(packet, inside, external)?, 0),
+            port => (port?, 1),
         };
     // Field by field: a whole record would be made on the stack first, which has no room for it.
     let flow = &mut scratch.flow;
@@ -95,16 +95,16 @@ pub fn enter(
     flow.state = State::opened_by(Direction::FromInside, inside.protocol, parsed.tcp_flags).0;
     let kind = if uplink == 0 { FlowKind::TURN_BACK } else { FlowKind::MASQUERADE };
     flows::begin(flow, kind, uplink);
-    flow.shares_port = shares_port;
     scratch.index.inside = *inside;
+    scratch.index.uses_mapping = uses_mapping;
     let opened = flows::open(inside, &scratch.flow, &scratch.index);
-    if opened != Ok(true) && shares_port == 0 {
+    if opened != Ok(true) && uses_mapping != 0 {
         external_port::release_mapping(&scratch.flow.outside, inside);
     }
     opened?;
     if device.flags & flags::FILTER_ADDRESS_DEPENDENT != 0 {
         scratch.claim = scratch.flow.outside.address_claim();
-        scratch.claimant = Index { inside: inside.address_claim() };
+        scratch.claimant = Index::of(inside.address_claim());
         let _ = maps::claim(&scratch.claim, &scratch.claimant);
     }
     Ok(())
@@ -142,6 +142,7 @@ pub fn enter_from_outside(
     scratch.index.inside = *outside;
     scratch.index.inside.local = claim.inside.local;
     scratch.index.inside.local_port = claim.inside.local_port;
+    scratch.index.uses_mapping = 1;
     let flow = &mut scratch.flow;
     flow.outside = *outside;
     flow.epoch = endpoint.epoch;

@@ -1,7 +1,7 @@
 //! Port mapping: packets for a published host port, and everything else that comes back in through a flow.
 
 use dataplane_common::{
-    abi::{Device, DropReason, Endpoint, Flow, FlowKind, Path, Publication, Tuple, flags},
+    abi::{Device, DropReason, Endpoint, Flow, FlowKind, Index, Path, Publication, Tuple, flags},
     flow::{Direction, State},
     packet::{protocol, tcp_flags},
 };
@@ -37,7 +37,7 @@ pub fn enter(
         From::Container(client) => {
             if flow.remote_epoch != client.epoch {
                 // The client's address has another holder now.
-                flows::forget(inside, &parsed.tuple, flow);
+                flows::forget(&parsed.tuple);
                 return Ok(None);
             }
             true
@@ -46,7 +46,7 @@ pub fn enter(
     let endpoint = match maps::endpoint(flow.network, &inside.local) {
         Some(endpoint) if endpoint.epoch == flow.epoch => endpoint,
         _ => {
-            flows::forget(inside, &parsed.tuple, flow);
+            flows::forget(&parsed.tuple);
             return Ok(None);
         }
     };
@@ -90,7 +90,7 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
     let outside = &parsed.tuple;
     // Field by field, see `masquerade::enter`.
-    scratch.index.inside = *outside;
+    scratch.index = Index::of(*outside);
     scratch.index.inside.local = publication.address;
     scratch.index.inside.local_port = publication.container_port(outside.local_port);
     let flow = &mut scratch.flow;

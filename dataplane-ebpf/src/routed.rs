@@ -3,7 +3,7 @@
 //! in, and what is for a published port; in unprotected networks whatever comes.
 
 use dataplane_common::{
-    abi::{Address, Device, DeviceRole, DropReason, FlowKind, Publication, Subnet, flags},
+    abi::{Address, Device, DeviceRole, DropReason, FlowKind, Index, Publication, Subnet, flags},
     flow::{Direction, State},
     packet::protocol,
 };
@@ -32,7 +32,7 @@ pub fn open(packet: Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict
     flow.network = device.network;
     flow.state = State::opened_by(Direction::FromInside, parsed.tuple.protocol, parsed.tcp_flags).0;
     flows::begin(flow, FlowKind::ROUTED, uplink);
-    scratch.index.inside = parsed.tuple;
+    scratch.index = Index::of(parsed.tuple);
     flows::open(&parsed.tuple, &scratch.flow, &scratch.index)?;
     masquerade::leave(packet, parsed, device, &scratch.flow)
 }

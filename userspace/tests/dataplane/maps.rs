@@ -109,7 +109,7 @@ fn bpftool_prints_named_fields() -> Result<()> {
     }
     tables.flows.set(&tuple, &flow)?;
     tables.unconfirmed.set(&tuple, &flow)?;
-    tables.ports.set(&tuple, &Index { inside: tuple })?;
+    tables.ports.set(&tuple, &Index::of(tuple))?;
     tables.mappings.set(&zeroed::<MappingKey>(), &zeroed::<Mapping>())?;
     tables.host_sockets.set(&zeroed::<HostSocketKey>(), &zeroed::<HostSocketValue>())?;
     let expected = [

@@ -179,6 +179,24 @@ fn the_end_of_a_flow_that_shares_its_port_releases_nothing() -> Result {
         assert_eq!(host.mapping_users(UDP, (A.address, PORT))?, 1, "it still is");
         Ok(())
     })?;
+    // The same where the record was evicted, and where it was evicted and the flow went on.
+    for goes_on in [false, true] {
+        with_host(|host| {
+            shared(host)?;
+            assert_eq!(external_port(host, &A, PORT, (REMOTE, 53))?, PORT);
+            host.evict_unconfirmed()?;
+            assert_eq!(external_port(host, &A, PORT, (REMOTE, 53))?, PORT);
+            if goes_on {
+                assert_eq!(external_port(host, &A, PORT, (REMOTE_2, 53))?, PORT);
+                assert_eq!(host.mapping_users(UDP, (A.address, PORT))?, 2, "now it is counted as well");
+                past(host)?;
+                assert_eq!(external_port(host, &A, PORT, (REMOTE, 53))?, PORT);
+            }
+            assert_eq!(host.expire()?, 1, "the flow from before");
+            assert_eq!(host.mapping_users(UDP, (A.address, PORT))?, 1, "the other is still counted");
+            Ok(())
+        })?;
+    }
     with_host(|host| {
         shared(host)?;
         host.add_container(&Container { epoch: 999, ..A_AGAIN })?;

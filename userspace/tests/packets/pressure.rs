@@ -28,7 +28,7 @@ fn entries(port: u16) -> [(Tuple, Index); 2] {
         protocol: UDP,
         reserved: [0; 3],
     };
-    let inside = |outside: Tuple| Index { inside: Tuple { local: address(B.address), ..outside } };
+    let inside = |outside: Tuple| Index::of(Tuple { local: address(B.address), ..outside });
     [outside(Address::UNSPECIFIED, 0), outside(address(REMOTE), DNS)].map(|tuple| (tuple, inside(tuple)))
 }
 
