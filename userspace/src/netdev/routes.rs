@@ -17,9 +17,9 @@ use netlink_packet_route::{
 use nix::errno::Errno;
 
 use super::{
+    devices::SETTLING_PAUSE,
     error::{Result, tolerate},
     handle::Netlink,
-    link::SETTLING_PAUSE,
 };
 
 /// Metric that the kernel gives IPv6 routes that name none (`IP6_RT_PRIO_USER`).
