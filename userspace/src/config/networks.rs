@@ -62,9 +62,8 @@ impl NetworkDraft {
 
     /// Whether ports of its containers are ports of the host in some family: they are not in one that is routed.
     pub(super) fn has_host_ports(&self) -> bool {
-        let routed = Some(GatewayMode::Routed);
-        let Network { enable_ipv4, enable_ipv6, gateway_modes, .. } = &self.network;
-        *enable_ipv4 && gateway_modes.v4 != routed || *enable_ipv6 && gateway_modes.v6 != routed
+        let network = &self.network;
+        Family::BOTH.into_iter().any(|family| network.has(family) && !network.is_routed(family))
     }
 }
 
@@ -151,7 +150,7 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         v6: gateway_mode(options.gateway_mode_ipv6.as_ref(), enable_ipv6, internal, driver, report),
     };
     if enable_ipv4 && enable_ipv6 {
-        isolated_altogether(&gateway_modes, options, report);
+        refuse_isolation_of_one_family(&gateway_modes, options, report);
     }
     let network = Network {
         driver,
@@ -184,21 +183,12 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
 }
 
 fn filtering(text: &Located<String>, report: &mut Report) -> Option<Filtering> {
-    match text.value.as_str() {
-        "address-and-port" => Some(Filtering::AddressAndPort),
-        "address" => Some(Filtering::Address),
-        "endpoint-independent" => Some(Filtering::EndpointIndependent),
-        other => {
-            report.add(
-                text.at,
-                format!(
-                    "{} is no filtering: address-and-port, address or endpoint-independent",
-                    quote(other)
-                ),
-            );
-            None
-        }
+    let known = Filtering::ALL.into_iter().find(|filtering| filtering.to_string() == text.value);
+    if known.is_none() {
+        let reason = "is no filtering: address-and-port, address or endpoint-independent";
+        report.add(text.at, format!("{} {reason}", quote(&text.value)));
     }
+    known
 }
 
 /// Docker's gateway modes. `None`: `nat`.
@@ -210,16 +200,13 @@ fn gateway_mode(
     report: &mut Report,
 ) -> Option<GatewayMode> {
     let mode = mode?;
-    let known = match mode.value.as_str() {
-        "nat" => return None,
-        "nat-unprotected" => GatewayMode::NatUnprotected,
-        "routed" => GatewayMode::Routed,
-        "isolated" => GatewayMode::Isolated,
-        other => {
-            let modes = "nat, nat-unprotected, routed or isolated";
-            report.add(mode.at, format!("{} is no gateway mode: {modes}", quote(other)));
-            return None;
-        }
+    if mode.value == "nat" {
+        return None;
+    }
+    let Some(known) = GatewayMode::ALL.into_iter().find(|known| known.to_string() == mode.value) else {
+        let reason = "is no gateway mode: nat, nat-unprotected, routed or isolated";
+        report.add(mode.at, format!("{} {reason}", quote(&mode.value)));
+        return None;
     };
     if !enabled {
         report.add(mode.at, "the network has no addresses of this family");
@@ -239,7 +226,11 @@ fn gateway_mode(
 }
 
 /// A bridge hears its host or it does not.
-fn isolated_altogether(modes: &PerFamily<GatewayMode>, options: &schema::DriverOptions, report: &mut Report) {
+fn refuse_isolation_of_one_family(
+    modes: &PerFamily<GatewayMode>,
+    options: &schema::DriverOptions,
+    report: &mut Report,
+) {
     let isolated = |mode: Option<GatewayMode>| mode == Some(GatewayMode::Isolated);
     let (one, other) = match (isolated(modes.v4), isolated(modes.v6)) {
         (true, false) => (&options.gateway_mode_ipv4, "gateway_mode_ipv6"),

@@ -45,6 +45,11 @@ impl Network {
         }
     }
 
+    /// Whether the world knows the members by their own addresses of this family.
+    pub fn is_routed(&self, family: Family) -> bool {
+        self.gateway_modes.of(family) == Some(&GatewayMode::Routed)
+    }
+
     /// The subnet that the user gave it.
     pub fn subnet(&self, family: Family) -> Option<&Subnet> {
         self.subnets.iter().find(|subnet| Family::of(subnet.range.ip()) == family)
@@ -61,6 +66,11 @@ pub enum GatewayMode {
     Routed,
     /// Of an internal network: the host has no address in it, and nothing to do with it.
     Isolated,
+}
+
+impl GatewayMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::NatUnprotected, Self::Routed, Self::Isolated];
 }
 
 impl fmt::Display for GatewayMode {
@@ -97,6 +107,11 @@ pub enum Filtering {
     Address,
     /// Of everybody.
     EndpointIndependent,
+}
+
+impl Filtering {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::AddressAndPort, Self::Address, Self::EndpointIndependent];
 }
 
 impl fmt::Display for Filtering {

@@ -44,17 +44,37 @@ pub struct Tables {
     pub addresses: HashMap<Address, u32>,
     /// Map `published`.
     pub published: HashMap<Prefix<PublicationKey>, Publication>,
-    /// Map `port_sets`, `RESERVED_TCP` and so on.
-    pub reserved: PerProtocol<PortRanges>,
-    /// Map `port_sets`, `PUBLISHED_TCP` and so on.
-    pub published_ports: PerProtocol<PortRanges>,
+    /// Map `port_sets`.
+    pub port_sets: PortSets,
     /// Map `settings`.
     pub settings: Settings,
 }
 
+/// Contents of the map `port_sets`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortSets {
+    /// Ports that masquerade must keep off: published ones, the tunnel's, those of sockets, and what the administrator
+    /// reserved.
+    pub reserved: PerProtocol<PortRanges>,
+    /// Ports that are published on any address.
+    pub published: PerProtocol<PortRanges>,
+}
+
+impl PortSets {
+    fn new(published: PerProtocol<PortRanges>, state: &ResolvedState, facts: &KernelFacts) -> Self {
+        let tunnel: PortRanges = [PortRange::single(vxlan_port(state))].into_iter().collect();
+        let reserved = PerProtocol::new(|protocol| {
+            let ports = published.of(protocol).union(facts.bound.of(protocol)).union(&facts.reserved);
+            if protocol == Protocol::Udp { ports.union(&tunnel) } else { ports }
+        });
+        Self { reserved, published }
+    }
+}
+
 /// Makes the contents. `publications` are those of the state that no process of the host stands in the way of.
 pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts: &KernelFacts) -> Tables {
-    let published_ports = PerProtocol::new(|protocol| published(publications.iter().copied(), protocol));
+    let published_ports =
+        PerProtocol::new(|protocol| published_ports(publications.iter().copied(), protocol));
     Tables {
         devices: devices(state, facts),
         endpoints: endpoints(state, facts),
@@ -68,8 +88,7 @@ pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts
             .map(|(address, ifindex)| (Address::from(*address), *ifindex))
             .collect(),
         published: publication_entries(publications.iter().copied()),
-        reserved: reserved(state, &published_ports, facts),
-        published_ports,
+        port_sets: PortSets::new(published_ports, state, facts),
         settings: settings(state, facts),
     }
 }
@@ -85,19 +104,17 @@ fn mac(mac: model::MacAddress) -> MacAddress {
 
 fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
     let modes = network.gateway_modes;
-    let [v4, v6] = [modes.v4, modes.v6].map(|mode| {
-        let unprotected = mode == Some(GatewayMode::NatUnprotected);
-        // Without masquerade the containers leave as they are known.
-        (mode == Some(GatewayMode::Routed) || unprotected && !network.masquerade, unprotected)
-    });
+    let is_unprotected = |mode| mode == Some(GatewayMode::NatUnprotected);
+    // Unprotected and without masquerade the containers leave as they are known.
+    let is_routed = |mode| mode == Some(GatewayMode::Routed) || is_unprotected(mode) && !network.masquerade;
     let of_network: u32 = [
         (network.internal, flags::INTERNAL),
         (network.inter_container, flags::INTER_CONTAINER),
         (network.masquerade, flags::MASQUERADE),
-        (v4.0, flags::ROUTED),
-        (v6.0, flags::ROUTED_V6),
-        (v4.1, flags::UNPROTECTED),
-        (v6.1, flags::UNPROTECTED_V6),
+        (is_routed(modes.v4), flags::ROUTED),
+        (is_routed(modes.v6), flags::ROUTED_V6),
+        (is_unprotected(modes.v4), flags::UNPROTECTED),
+        (is_unprotected(modes.v6), flags::UNPROTECTED_V6),
         (network.is_isolated(), flags::ISOLATED),
         (network.vxlan.is_some(), flags::OVERLAY),
         (network.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),
@@ -345,7 +362,7 @@ pub fn publication_number(publication: &ResolvedPublication) -> u32 {
     (stable_hash(0, &[&publication.container, &publication.host_side()]) >> 32) as u32
 }
 
-fn published<'a>(
+fn published_ports<'a>(
     publications: impl IntoIterator<Item = &'a ResolvedPublication>,
     protocol: Protocol,
 ) -> PortRanges {
@@ -353,20 +370,6 @@ fn published<'a>(
         .into_iter()
         .filter(|publication| publication.protocol == protocol && !publication.is_routed());
     of_protocol.map(|publication| publication.host_ports).collect()
-}
-
-/// Ports that masquerade must keep off: published ones, the tunnel's, those of sockets, and what the administrator
-/// reserved.
-fn reserved(
-    state: &ResolvedState,
-    published_ports: &PerProtocol<PortRanges>,
-    facts: &KernelFacts,
-) -> PerProtocol<PortRanges> {
-    let tunnel: PortRanges = [PortRange::single(vxlan_port(state))].into_iter().collect();
-    PerProtocol::new(|protocol| {
-        let ports = published_ports.of(protocol).union(facts.bound.of(protocol)).union(&facts.reserved);
-        if protocol == Protocol::Udp { ports.union(&tunnel) } else { ports }
-    })
 }
 
 fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
