@@ -1,4 +1,4 @@
-//! Programs on uplinks and on the host's sockets, and those left on devices that are gone.
+//! Programs on uplinks, on bridges and on the sockets of the host, and those left on devices that are gone.
 
 use std::collections::HashSet;
 

@@ -18,9 +18,12 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{Filtering, GatewayMode, PerFamily, PerProtocol, PortRange, Protocol, VXLAN_PORT},
-    netdev::PortRanges,
+    model::{Filtering, GatewayMode, PerFamily, PerProtocol, VXLAN_PORT},
 };
+
+use port_sets::published_ports;
+
+pub use port_sets::PortSets;
 
 /// Bits of an IPv4-mapped address before the IPv4 part.
 const V4_MAPPED_BITS: u32 = 96;
@@ -50,31 +53,9 @@ pub struct Tables {
     pub settings: Settings,
 }
 
-/// Contents of the map `port_sets`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PortSets {
-    /// Ports that masquerade must keep off: published ones, the tunnel's, those of sockets, and what the administrator
-    /// reserved.
-    pub reserved: PerProtocol<PortRanges>,
-    /// Ports that are published on any address.
-    pub published: PerProtocol<PortRanges>,
-}
-
-impl PortSets {
-    fn new(published: PerProtocol<PortRanges>, state: &ResolvedState, facts: &KernelFacts) -> Self {
-        let tunnel: PortRanges = [PortRange::single(vxlan_port(state))].into_iter().collect();
-        let reserved = PerProtocol::new(|protocol| {
-            let ports = published.of(protocol).union(facts.bound.of(protocol)).union(&facts.reserved);
-            if protocol == Protocol::Udp { ports.union(&tunnel) } else { ports }
-        });
-        Self { reserved, published }
-    }
-}
-
 /// Makes the contents. `publications` are those of the state that no process of the host stands in the way of.
 pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts: &KernelFacts) -> Tables {
-    let published_ports =
-        PerProtocol::new(|protocol| published_ports(publications.iter().copied(), protocol));
+    let published = PerProtocol::new(|protocol| published_ports(publications.iter().copied(), protocol));
     Tables {
         devices: devices(state, facts),
         endpoints: endpoints(state, facts),
@@ -88,7 +69,7 @@ pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts
             .map(|(address, ifindex)| (Address::from(*address), *ifindex))
             .collect(),
         published: publication_entries(publications.iter().copied()),
-        port_sets: PortSets::new(published_ports, state, facts),
+        port_sets: PortSets::new(published, state, facts),
         settings: settings(state, facts),
     }
 }
@@ -362,16 +343,6 @@ pub fn publication_number(publication: &ResolvedPublication) -> u32 {
     (stable_hash(0, &[&publication.container, &publication.host_side()]) >> 32) as u32
 }
 
-fn published_ports<'a>(
-    publications: impl IntoIterator<Item = &'a ResolvedPublication>,
-    protocol: Protocol,
-) -> PortRanges {
-    let of_protocol = publications
-        .into_iter()
-        .filter(|publication| publication.protocol == protocol && !publication.is_routed());
-    of_protocol.map(|publication| publication.host_ports).collect()
-}
-
 fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
     let pool = state.host.masquerade_ports.unwrap_or_else(|| default_pool(facts.ephemeral));
     let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -391,5 +362,6 @@ fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
 }
 
 pub mod difference;
+mod port_sets;
 #[cfg(test)]
 mod tests;

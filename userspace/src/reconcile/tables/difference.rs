@@ -5,10 +5,13 @@ use std::{collections::HashMap, hash::Hash};
 use dataplane_common::abi::{Device, Endpoint, EndpointKey, Publication, PublicationKey};
 
 use super::{
-    KernelFacts, PerProtocol, PortRange, PortSets, Prefix, Protocol, ResolvedState, Tables, container_device,
-    container_endpoints, endpoint_keys, has_overlays, publication_entries, published_ports,
+    KernelFacts, PerProtocol, PortSets, Prefix, ResolvedState, Tables, container_device, container_endpoints,
+    endpoint_keys, has_overlays, publication_entries, published_ports,
 };
-use crate::reconcile::{leases::difference::Patched, resolved::ResolvedPublication};
+use crate::{
+    model::{PortRange, Protocol},
+    reconcile::{leases::difference::Patched, resolved::ResolvedPublication},
+};
 
 /// Entries to write (`Some`) and to remove (`None`).
 pub type Entries<K, V> = HashMap<K, Option<V>>;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{Driver, MacAddress as ModelMac},
+    model::{Driver, MacAddress as ModelMac, PortRange, Protocol},
     netdev::{NamespaceIdentity, NamespaceRef},
     reconcile::{
         facts::{DeviceFact, UplinkFact},
