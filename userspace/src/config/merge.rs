@@ -8,8 +8,9 @@ use std::{
 
 use super::{
     error::{Position, Report, quote},
+    ipam::host_address_in,
     located::Located,
-    networks::{NetworkDraft, Scope, host_address_in},
+    networks::{NetworkDraft, Scope},
     services::{DEFAULT_NETWORK, ServiceDraft},
 };
 use crate::model::{Container, Family};

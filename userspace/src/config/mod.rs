@@ -17,6 +17,7 @@ mod check;
 mod error;
 mod fields;
 mod host;
+mod ipam;
 mod joint;
 mod known;
 mod located;

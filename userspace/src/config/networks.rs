@@ -2,20 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr},
 };
 
 use ipnetwork::IpNetwork;
 
 use super::{
     error::{Position, Report, quote},
+    ipam,
     located::Located,
     schema, values,
 };
-use crate::model::{
-    Driver, Family, Filtering, GatewayMode, Network, PerFamily, Subnet,
-    range::{default_gateway, overlap},
-};
+use crate::model::{Driver, Family, Filtering, GatewayMode, Network, PerFamily, range::default_gateway};
 
 /// The kernel's `ETH_MIN_MTU`, which is RFC 791's least.
 const LEAST_MTU: u32 = 68;
@@ -64,9 +62,8 @@ impl NetworkDraft {
 
     /// Whether ports of its containers are ports of the host in some family: they are not in one that is routed.
     pub(super) fn has_host_ports(&self) -> bool {
-        let routed = Some(GatewayMode::Routed);
-        let Network { enable_ipv4, enable_ipv6, gateway_modes, .. } = &self.network;
-        *enable_ipv4 && gateway_modes.v4 != routed || *enable_ipv6 && gateway_modes.v6 != routed
+        let network = &self.network;
+        Family::BOTH.into_iter().any(|family| network.has(family) && !network.is_routed(family))
     }
 }
 
@@ -137,7 +134,7 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         report.add(enable.at, "a network without IPv4 needs IPv6: add 'enable_ipv6: true'");
     }
     let (driver, vni) = read_driver(declared, options, report);
-    let subnets = read_ipam(declared.ipam.as_ref(), [enable_ipv4, enable_ipv6], report);
+    let subnets = ipam::read(declared.ipam.as_ref(), [enable_ipv4, enable_ipv6], report);
     let mtu = options.mtu.as_ref().and_then(|mtu| {
         let (least, what) =
             if enable_ipv6 { (LEAST_MTU_V6, "the MTU with IPv6") } else { (LEAST_MTU, "the MTU") };
@@ -153,7 +150,7 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
         v6: gateway_mode(options.gateway_mode_ipv6.as_ref(), enable_ipv6, internal, driver, report),
     };
     if enable_ipv4 && enable_ipv6 {
-        isolated_altogether(&gateway_modes, options, report);
+        refuse_isolation_of_one_family(&gateway_modes, options, report);
     }
     let network = Network {
         driver,
@@ -186,21 +183,12 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
 }
 
 fn filtering(text: &Located<String>, report: &mut Report) -> Option<Filtering> {
-    match text.value.as_str() {
-        "address-and-port" => Some(Filtering::AddressAndPort),
-        "address" => Some(Filtering::Address),
-        "endpoint-independent" => Some(Filtering::EndpointIndependent),
-        other => {
-            report.add(
-                text.at,
-                format!(
-                    "{} is no filtering: address-and-port, address or endpoint-independent",
-                    quote(other)
-                ),
-            );
-            None
-        }
+    let known = Filtering::ALL.into_iter().find(|filtering| filtering.to_string() == text.value);
+    if known.is_none() {
+        let reason = "is no filtering: address-and-port, address or endpoint-independent";
+        report.add(text.at, format!("{} {reason}", quote(&text.value)));
     }
+    known
 }
 
 /// Docker's gateway modes. `None`: `nat`.
@@ -212,16 +200,13 @@ fn gateway_mode(
     report: &mut Report,
 ) -> Option<GatewayMode> {
     let mode = mode?;
-    let known = match mode.value.as_str() {
-        "nat" => return None,
-        "nat-unprotected" => GatewayMode::NatUnprotected,
-        "routed" => GatewayMode::Routed,
-        "isolated" => GatewayMode::Isolated,
-        other => {
-            let modes = "nat, nat-unprotected, routed or isolated";
-            report.add(mode.at, format!("{} is no gateway mode: {modes}", quote(other)));
-            return None;
-        }
+    if mode.value == "nat" {
+        return None;
+    }
+    let Some(known) = GatewayMode::ALL.into_iter().find(|known| known.to_string() == mode.value) else {
+        let reason = "is no gateway mode: nat, nat-unprotected, routed or isolated";
+        report.add(mode.at, format!("{} {reason}", quote(&mode.value)));
+        return None;
     };
     if !enabled {
         report.add(mode.at, "the network has no addresses of this family");
@@ -241,7 +226,11 @@ fn gateway_mode(
 }
 
 /// A bridge hears its host or it does not.
-fn isolated_altogether(modes: &PerFamily<GatewayMode>, options: &schema::DriverOptions, report: &mut Report) {
+fn refuse_isolation_of_one_family(
+    modes: &PerFamily<GatewayMode>,
+    options: &schema::DriverOptions,
+    report: &mut Report,
+) {
     let isolated = |mode: Option<GatewayMode>| mode == Some(GatewayMode::Isolated);
     let (one, other) = match (isolated(modes.v4), isolated(modes.v6)) {
         (true, false) => (&options.gateway_mode_ipv4, "gateway_mode_ipv6"),
@@ -300,120 +289,4 @@ fn read_driver(
             (Driver::Bridge, None)
         }
     }
-}
-
-fn read_ipam(
-    ipam: Option<&schema::Ipam>,
-    enabled: [bool; 2],
-    report: &mut Report,
-) -> PerFamily<(Subnet, Position)> {
-    let mut subnets = PerFamily::default();
-    let Some(ipam) = ipam else { return subnets };
-    if let Some(driver) = &ipam.driver
-        && driver.value != "default"
-    {
-        report.add(driver.at, format!("{}: the only driver is default", quote(&driver.value)));
-    }
-    for config in ipam.config.iter().flatten() {
-        let Some(subnet) = &config.value.subnet else {
-            report.add(config.at, "the subnet is missing: add 'subnet: 10.10.0.0/24'");
-            continue;
-        };
-        let Some(range) = values::range(subnet, report) else { continue };
-        let family = Family::of(range.ip());
-        let reason = match family {
-            Family::V4 if !enabled[0] => {
-                Some("an IPv4 subnet in a network with 'enable_ipv4: false': remove one".to_owned())
-            }
-            Family::V6 if !enabled[1] => {
-                Some("an IPv6 subnet: add 'enable_ipv6: true' to the network".to_owned())
-            }
-            Family::V4 if subnets.v4.is_some() => Some("a second IPv4 subnet: a network has one".to_owned()),
-            Family::V6 if subnets.v6.is_some() => Some("a second IPv6 subnet: a network has one".to_owned()),
-            _ => unusable(range),
-        };
-        if let Some(reason) = reason {
-            report.add(subnet.at, reason);
-            continue;
-        }
-        subnets.set(family, Some((read_subnet(&config.value, range, report), subnet.at)));
-    }
-    subnets
-}
-
-/// Why containers cannot live in this range.
-fn unusable(range: IpNetwork) -> Option<String> {
-    // Beyond it nothing is left beside network, gateway and broadcast address.
-    let longest = if range.is_ipv4() { 30 } else { 126 };
-    if range.prefix() > longest {
-        return Some(format!("{range} has no room for a gateway and a container: at most /{longest}"));
-    }
-    let v4 = |a, b, c, d| IpAddr::V4(Ipv4Addr::new(a, b, c, d));
-    let v6 = |first| IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0));
-    let reserved = [
-        (v4(0, 0, 0, 0), 8, "addresses of 'this network' (RFC 791)"),
-        (v4(127, 0, 0, 0), 8, "loopback addresses"),
-        (v4(224, 0, 0, 0), 4, "multicast addresses"),
-        (v4(240, 0, 0, 0), 4, "reserved addresses (RFC 1112)"),
-        (v6(0), 8, "reserved addresses (RFC 4291)"),
-        (v6(0xfe80), 10, "link-local addresses"),
-        (v6(0xff00), 8, "multicast addresses"),
-    ];
-    let advice = if range.is_ipv4() {
-        "take a private range (RFC 1918)"
-    } else {
-        "take a unique local range, as in fd00:10::/64 (RFC 4193)"
-    };
-    reserved.into_iter().find_map(|(first, prefix, what)| {
-        let reserved = IpNetwork::new(first, prefix).ok()?;
-        overlap(reserved, range).then(|| format!("{range} contains {what}: {advice}"))
-    })
-}
-
-fn read_subnet(config: &schema::IpamConfig, range: IpNetwork, report: &mut Report) -> Subnet {
-    let family = Family::of(range.ip());
-    let gateway = config.gateway.as_ref().and_then(|gateway| {
-        let address = values::address(gateway, family, report)?;
-        host_address_in(range, address, "the gateway", gateway.at, report).then_some(address)
-    });
-    let lease_range = config.ip_range.as_ref().and_then(|text| {
-        let part = values::range(text, report)?;
-        if !range.contains(part.network()) || part.prefix() < range.prefix() {
-            report.add(text.at, format!("the ip_range {part} is outside the subnet {range}"));
-        }
-        Some(part)
-    });
-    let own = gateway.unwrap_or_else(|| default_gateway(range));
-    let mut reserved = Vec::new();
-    for (name, text) in config.aux_addresses.iter().flat_map(|addresses| &addresses.0) {
-        let what = format!("the auxiliary address {}", quote(&name.value));
-        let Some(address) = values::address(text, family, report) else { continue };
-        if host_address_in(range, address, &what, text.at, report) && address == own {
-            report.add(text.at, format!("{what} is the gateway's address {address}"));
-        }
-        reserved.push(address);
-    }
-    Subnet { range, gateway, lease_range, reserved }
-}
-
-/// Whether `address` can be held by something in `range`; notes why not.
-pub(super) fn host_address_in(
-    range: IpNetwork,
-    address: IpAddr,
-    what: &str,
-    at: Position,
-    report: &mut Report,
-) -> bool {
-    let reason = if !range.contains(address) {
-        format!("{what} {address} is outside the subnet {range}")
-    } else if address == range.network() {
-        // Of IPv6 it is the anycast address of the subnet's routers (RFC 4291 section 2.6.1).
-        format!("{what} {address} is the network address of {range}")
-    } else if range.is_ipv4() && address == range.broadcast() {
-        format!("{what} {address} is the broadcast address of {range}")
-    } else {
-        return true;
-    };
-    report.add(at, reason);
-    false
 }

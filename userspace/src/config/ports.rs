@@ -181,12 +181,9 @@ fn is_impossible(address: IpAddr) -> bool {
 }
 
 fn protocol(name: &str) -> Result<Protocol, String> {
-    match name.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(Protocol::Tcp),
-        "udp" => Ok(Protocol::Udp),
-        "sctp" => Ok(Protocol::Sctp),
-        _ => Err(format!("{} is no protocol that can be published: tcp, udp or sctp", quote(name))),
-    }
+    let lowercase = name.to_ascii_lowercase();
+    let known = Protocol::ALL.into_iter().find(|protocol| protocol.to_string() == lowercase);
+    known.ok_or_else(|| format!("{} is no protocol that can be published: tcp, udp or sctp", quote(name)))
 }
 
 /// `80` or `8000-8010`.

@@ -113,8 +113,6 @@ pub struct AttachedProgram {
     pub link_id: u32,
     /// The kernel's number of the program.
     pub program_id: u32,
-    /// The pin.
-    pub pin: PathBuf,
 }
 
 /// A loaded program.
@@ -247,7 +245,6 @@ impl Links {
                 current: self.programs.get(program).is_some_and(|loaded| loaded.id == info.program_id),
                 link_id: info.id,
                 program_id: info.program_id,
-                pin,
             });
         }
         Ok(attached)

@@ -2,14 +2,19 @@
 //! data, no input or output.
 
 mod family;
+mod host;
+mod mac_address;
+mod network;
 mod protocol;
 pub mod range;
 mod state;
 
 pub use family::{BeforePort, Family, PerFamily};
+pub use host::{HostSettings, Timeouts, VXLAN_PORT};
+pub use mac_address::MacAddress;
+pub use network::{Driver, Filtering, GatewayMode, Network, Subnet};
 pub use protocol::{PerProtocol, Protocol};
 pub use state::{
-    Attachment, Container, ContainerNamespace, DesiredState, Driver, Filtering, GatewayMode, HostPorts,
-    HostSettings, MacAddress, Network, Peer, PortRange, Publication, RemoteEndpoint, Subnet, Timeouts,
-    VXLAN_PORT,
+    Attachment, Container, ContainerNamespace, DesiredState, HostPorts, Peer, PortRange, Publication,
+    RemoteEndpoint,
 };

@@ -4,9 +4,10 @@ use netlink_packet_route::link::{BridgeStpState, InfoKind, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
 use super::{
+    devices::{Ensured, Outcome},
     error::Result,
     handle::Netlink,
-    link::{Ensured, Link, LinkKind, Outcome},
+    link::{Link, LinkKind},
 };
 use crate::model::MacAddress;
 

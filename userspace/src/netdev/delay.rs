@@ -11,9 +11,10 @@ use netlink_packet_route::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{
+    devices::no_ipv6_address,
     error::{Error, Result},
     handle::Netlink,
-    link::{Link, LinkKind, no_ipv6_address},
+    link::{Link, LinkKind},
 };
 
 /// Attributes of `tbf` (linux/pkt_sched.h).

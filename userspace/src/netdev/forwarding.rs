@@ -119,14 +119,12 @@ fn neighbour(ifindex: u32, address: IpAddr) -> NeighbourMessage {
 }
 
 impl Netlink {
-    /// The forwarding entries of one device: its own and its bridge's for it; `None`: of all devices.
-    ///
-    /// For all, the kernel goes through the bridge's table once for every port (rtnl_fdb_dump), and every device adds
-    /// its multicast filter.
-    pub async fn forwarding_entries(&self, ifindex: Option<u32>) -> Result<Vec<ForwardingEntry>> {
+    /// The forwarding entries of one device: its own and its bridge's for it. (For all devices the kernel would go through
+    /// the bridge's table once for every port, rtnl_fdb_dump, and every device adds its multicast filter.)
+    pub async fn forwarding_entries(&self, ifindex: u32) -> Result<Vec<ForwardingEntry>> {
         let mut message = NeighbourMessage::default();
         message.header.family = AddressFamily::Bridge;
-        message.header.ifindex = ifindex.unwrap_or(0);
+        message.header.ifindex = ifindex;
         let answer = self.dump("list forwarding entries", RouteNetlinkMessage::GetNeighbour(message)).await?;
         Ok(answer
             .iter()

@@ -17,9 +17,9 @@ use netlink_packet_route::{
 use nix::errno::Errno;
 
 use super::{
+    devices::SETTLING_PAUSE,
     error::{Result, tolerate},
     handle::Netlink,
-    link::SETTLING_PAUSE,
 };
 
 /// Metric that the kernel gives IPv6 routes that name none (`IP6_RT_PRIO_USER`).
@@ -47,10 +47,6 @@ pub struct Route {
 pub struct RouteLookup {
     /// Outgoing device.
     pub ifindex: u32,
-    /// Source address that a local socket would use.
-    pub source: Option<IpAddr>,
-    /// Next hop; `None`: the address is on the link.
-    pub next_hop: Option<IpAddr>,
     /// The address is one of this namespace's own.
     pub local: bool,
 }
@@ -290,20 +286,12 @@ impl Netlink {
             Err(error) => return Err(error),
         };
         let Some(RouteNetlinkMessage::NewRoute(message)) = answer else { return Ok(None) };
-        let mut lookup = RouteLookup {
-            ifindex: 0,
-            source: None,
-            next_hop: gateway(&message.attributes),
-            local: message.header.kind == RouteType::Local,
-        };
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Oif(ifindex) => lookup.ifindex = *ifindex,
-                RouteAttribute::PrefSource(address) => lookup.source = ip(address),
-                _ => {}
-            }
-        }
-        let usable = lookup.local || message.header.kind == RouteType::Unicast;
-        Ok(Some(lookup).filter(|lookup| usable && lookup.ifindex != 0))
+        let local = message.header.kind == RouteType::Local;
+        let usable = local || message.header.kind == RouteType::Unicast;
+        let device = message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(ifindex) if *ifindex != 0 => Some(*ifindex),
+            _ => None,
+        });
+        Ok(device.filter(|_| usable).map(|ifindex| RouteLookup { ifindex, local }))
     }
 }

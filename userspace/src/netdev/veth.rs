@@ -5,9 +5,10 @@ use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use std::os::fd::{AsFd, AsRawFd};
 
 use super::{
+    devices::{Outcome, no_ipv6_address},
     error::Result,
     handle::Netlink,
-    link::{Link, LinkKind, Outcome, VethPeer, no_ipv6_address},
+    link::{Link, LinkKind, VethPeer},
     namespace::Namespace,
 };
 use crate::model::MacAddress;

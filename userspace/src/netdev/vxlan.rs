@@ -6,9 +6,10 @@ use netlink_packet_route::link::{InfoKind, InfoVxlan, LinkMessage};
 use rtnetlink::{LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 
 use super::{
+    devices::{Ensured, Outcome},
     error::Result,
     handle::Netlink,
-    link::{Ensured, Link, LinkKind, Outcome, PortFlags, VxlanAttributes},
+    link::{Link, LinkKind, PortFlags, VxlanAttributes},
 };
 
 /// Time to live of the outer header; a device without one sends multicast with 1 and inherits nothing useful.

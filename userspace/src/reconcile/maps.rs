@@ -7,13 +7,13 @@ use dataplane_common::abi::PortSet;
 use super::{
     problem::Problem,
     tables::{
-        Tables,
+        PortSets, Tables,
         difference::{Difference, Entries},
     },
 };
 use crate::{
     dataplane::{self, Changes, Dataplane, Order},
-    model::PerProtocol,
+    model::Protocol,
     netdev::PortRanges,
 };
 
@@ -74,7 +74,7 @@ impl Maps {
         if check || self.written.as_ref().is_none_or(|written| written.settings != wanted.settings) {
             note(dataplane.set_settings(&wanted.settings), "settings", problems);
         }
-        self.write_ports(&wanted, dataplane, check, problems);
+        self.write_port_sets(&wanted.port_sets, dataplane, check, problems);
         write!(self, wanted, dataplane, check, problems, Order::RemoveFirst, vxlan, peers, addresses);
         write!(self, wanted, dataplane, check, problems, Order::AddFirst, subnets, devices);
         write!(self, wanted, dataplane, check, problems, Order::AddFirst, remotes, endpoints, published);
@@ -114,8 +114,8 @@ impl Maps {
         problems: &mut Vec<Problem>,
     ) {
         let before = problems.len();
-        if let Some([reserved, published]) = &difference.ports {
-            self.write_port_sets(reserved, published, dataplane, false, problems);
+        if let Some(port_sets) = &difference.port_sets {
+            self.write_port_sets(port_sets, dataplane, false, problems);
         }
         let tables = &mut dataplane.tables;
         note(tables.devices.update(&difference.devices), "devices", problems);
@@ -127,34 +127,29 @@ impl Maps {
         self.forget_after(before, problems);
     }
 
-    fn write_ports(
-        &self,
-        wanted: &Tables,
-        dataplane: &mut Dataplane,
-        check: bool,
-        problems: &mut Vec<Problem>,
-    ) {
-        self.write_port_sets(&wanted.reserved, &wanted.published_ports, dataplane, check, problems);
-    }
-
     fn write_port_sets(
         &self,
-        reserved: &PerProtocol<PortRanges>,
-        published: &PerProtocol<PortRanges>,
+        wanted: &PortSets,
         dataplane: &mut Dataplane,
         check: bool,
         problems: &mut Vec<Problem>,
     ) {
-        let written = self.written.as_ref();
-        let reserved_before = written.map(|written| &written.reserved);
-        let published_before = written.map(|written| &written.published_ports);
-        for (ports, before, set) in [
-            (reserved, reserved_before, PortSet::reserved as fn(u8) -> u32),
-            (published, published_before, PortSet::published),
-        ] {
-            for (protocol, ports) in ports.each() {
-                if before.map(|before| before.of(protocol)) != Some(ports) || check {
-                    let set = set(protocol.number());
+        let before = self.written.as_ref().map(|written| &written.port_sets);
+        for protocol in Protocol::ALL {
+            let number = protocol.number();
+            for (set, ports, before) in [
+                (
+                    PortSet::reserved(number),
+                    wanted.reserved.of(protocol),
+                    before.map(|before| before.reserved.of(protocol)),
+                ),
+                (
+                    PortSet::published(number),
+                    wanted.published.of(protocol),
+                    before.map(|before| before.published.of(protocol)),
+                ),
+            ] {
+                if check || before != Some(ports) {
                     note(dataplane.tables.port_sets.sync(set, each(ports)), "port_sets", problems);
                 }
             }

@@ -38,7 +38,7 @@ pub async fn ensure(state: &ResolvedState, netlink: &Netlink, kernel: &Kernel, p
             }
         };
         let wanted = wanted(name, state);
-        match netlink.forwarding_entries(Some(vxlan.ifindex)).await {
+        match netlink.forwarding_entries(vxlan.ifindex).await {
             Ok(forwarding) => {
                 ensure_forwarding(vxlan.ifindex, &wanted, &forwarding, netlink, &mut note).await
             }

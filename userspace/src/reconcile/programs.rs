@@ -1,4 +1,4 @@
-//! Programs on uplinks and on the host's sockets, and those left on devices that are gone.
+//! Programs on uplinks, on bridges and on the sockets of the host, and those left on devices that are gone.
 
 use std::collections::HashSet;
 
@@ -29,9 +29,9 @@ pub fn ensure_bridges(
     for network in state.networks.values() {
         let Some(bridge) = kernel.link(&network.bridge) else { continue };
         let isolates = if network.is_isolated() {
-            dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::FromBridge).map(|_| ())
+            dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::FromBridge).map(drop)
         } else {
-            dataplane.detach_program(bridge.ifindex, TcProgram::FromBridge).map(|_| ())
+            dataplane.detach_program(bridge.ifindex, TcProgram::FromBridge).map(drop)
         };
         let guards = dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::ToContainer);
         for error in [isolates.err(), guards.err()].into_iter().flatten() {

@@ -340,7 +340,7 @@ impl Reconciler {
         let peer_uplinks = self.peer_uplinks(&state, &uplinks, &mut problems).await?;
         let facts = self.facts(&state, &uplinks, vtep, &kernel, peer_uplinks);
         let wanted = tables::build(&state, &publications, &facts);
-        let published = wanted.published_ports.union();
+        let published = wanted.port_sets.published.union();
         self.maps.write(wanted, &mut self.dataplane, full, &mut problems);
         if !full && self.applied.facts.uplinks != uplinks {
             programs::ensure_uplinks(&uplinks, &self.dataplane, &mut problems);

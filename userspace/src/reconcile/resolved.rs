@@ -85,7 +85,7 @@ pub struct ResolvedNetwork {
     pub masquerade: bool,
     /// Whom masqueraded members hear uninvited.
     pub filtering: Filtering,
-    /// Families in which the world knows the members by their own addresses.
+    /// The gateway mode of each family where it is not `nat`.
     pub gateway_modes: PerFamily<GatewayMode>,
     /// MTU, where the user gave one.
     pub mtu: Option<u32>,

@@ -18,9 +18,12 @@ use super::{
 use crate::{
     dataplane::{Prefix, publication_prefixes},
     model,
-    model::{Filtering, GatewayMode, PerFamily, PerProtocol, PortRange, Protocol, VXLAN_PORT},
-    netdev::PortRanges,
+    model::{Filtering, GatewayMode, PerFamily, PerProtocol, VXLAN_PORT},
 };
+
+use port_sets::published_ports;
+
+pub use port_sets::PortSets;
 
 /// Bits of an IPv4-mapped address before the IPv4 part.
 const V4_MAPPED_BITS: u32 = 96;
@@ -44,17 +47,15 @@ pub struct Tables {
     pub addresses: HashMap<Address, u32>,
     /// Map `published`.
     pub published: HashMap<Prefix<PublicationKey>, Publication>,
-    /// Map `port_sets`, `RESERVED_TCP` and so on.
-    pub reserved: PerProtocol<PortRanges>,
-    /// Map `port_sets`, `PUBLISHED_TCP` and so on.
-    pub published_ports: PerProtocol<PortRanges>,
+    /// Map `port_sets`.
+    pub port_sets: PortSets,
     /// Map `settings`.
     pub settings: Settings,
 }
 
 /// Makes the contents. `publications` are those of the state that no process of the host stands in the way of.
 pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts: &KernelFacts) -> Tables {
-    let published_ports = PerProtocol::new(|protocol| published(publications.iter().copied(), protocol));
+    let published = PerProtocol::new(|protocol| published_ports(publications.iter().copied(), protocol));
     Tables {
         devices: devices(state, facts),
         endpoints: endpoints(state, facts),
@@ -68,8 +69,7 @@ pub fn build(state: &ResolvedState, publications: &[&ResolvedPublication], facts
             .map(|(address, ifindex)| (Address::from(*address), *ifindex))
             .collect(),
         published: publication_entries(publications.iter().copied()),
-        reserved: reserved(state, &published_ports, facts),
-        published_ports,
+        port_sets: PortSets::new(published, state, facts),
         settings: settings(state, facts),
     }
 }
@@ -85,19 +85,17 @@ fn mac(mac: model::MacAddress) -> MacAddress {
 
 fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
     let modes = network.gateway_modes;
-    let [v4, v6] = [modes.v4, modes.v6].map(|mode| {
-        let unprotected = mode == Some(GatewayMode::NatUnprotected);
-        // Without masquerade the containers leave as they are known.
-        (mode == Some(GatewayMode::Routed) || unprotected && !network.masquerade, unprotected)
-    });
+    let is_unprotected = |mode| mode == Some(GatewayMode::NatUnprotected);
+    // Unprotected and without masquerade the containers leave as they are known.
+    let is_routed = |mode| mode == Some(GatewayMode::Routed) || is_unprotected(mode) && !network.masquerade;
     let of_network: u32 = [
         (network.internal, flags::INTERNAL),
         (network.inter_container, flags::INTER_CONTAINER),
         (network.masquerade, flags::MASQUERADE),
-        (v4.0, flags::ROUTED),
-        (v6.0, flags::ROUTED_V6),
-        (v4.1, flags::UNPROTECTED),
-        (v6.1, flags::UNPROTECTED_V6),
+        (is_routed(modes.v4), flags::ROUTED),
+        (is_routed(modes.v6), flags::ROUTED_V6),
+        (is_unprotected(modes.v4), flags::UNPROTECTED),
+        (is_unprotected(modes.v6), flags::UNPROTECTED_V6),
         (network.is_isolated(), flags::ISOLATED),
         (network.vxlan.is_some(), flags::OVERLAY),
         (network.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),
@@ -345,30 +343,6 @@ pub fn publication_number(publication: &ResolvedPublication) -> u32 {
     (stable_hash(0, &[&publication.container, &publication.host_side()]) >> 32) as u32
 }
 
-fn published<'a>(
-    publications: impl IntoIterator<Item = &'a ResolvedPublication>,
-    protocol: Protocol,
-) -> PortRanges {
-    let of_protocol = publications
-        .into_iter()
-        .filter(|publication| publication.protocol == protocol && !publication.is_routed());
-    of_protocol.map(|publication| publication.host_ports).collect()
-}
-
-/// Ports that masquerade must keep off: published ones, the tunnel's, those of sockets, and what the administrator
-/// reserved.
-fn reserved(
-    state: &ResolvedState,
-    published_ports: &PerProtocol<PortRanges>,
-    facts: &KernelFacts,
-) -> PerProtocol<PortRanges> {
-    let tunnel: PortRanges = [PortRange::single(vxlan_port(state))].into_iter().collect();
-    PerProtocol::new(|protocol| {
-        let ports = published_ports.of(protocol).union(facts.bound.of(protocol)).union(&facts.reserved);
-        if protocol == Protocol::Udp { ports.union(&tunnel) } else { ports }
-    })
-}
-
 fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
     let pool = state.host.masquerade_ports.unwrap_or_else(|| default_pool(facts.ephemeral));
     let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -388,5 +362,6 @@ fn settings(state: &ResolvedState, facts: &KernelFacts) -> Settings {
 }
 
 pub mod difference;
+mod port_sets;
 #[cfg(test)]
 mod tests;

@@ -19,17 +19,15 @@ pub fn find(
     earlier: &[UplinkFact],
     problems: &mut Vec<Problem>,
 ) -> Vec<UplinkFact> {
-    let families = Family::BOTH.map(|family| state.has(family));
     if state.host.uplinks.is_empty() {
-        return of_default_routes(families, kernel, earlier, problems);
+        return of_default_routes(state, kernel, earlier, problems);
     }
     let mut uplinks = Vec::new();
     for name in &state.host.uplinks {
         match kernel.link(name) {
             Some(link) => {
-                uplinks.extend(
-                    usable(link, problems).map(|link| fact(link, families, earlier, kernel, problems)),
-                );
+                uplinks
+                    .extend(usable(link, problems).map(|link| fact(link, state, earlier, kernel, problems)));
             }
             None => problems.push(Problem::new(
                 format!("uplink {name}"),
@@ -44,17 +42,15 @@ pub fn find(
 /// the default route away for a moment, and a VPN brings a better one: neither may end the connections that run through
 /// a device which is still there and has an address.
 fn of_default_routes(
-    families: [bool; 2],
+    state: &ResolvedState,
     kernel: &Kernel,
     earlier: &[UplinkFact],
     problems: &mut Vec<Problem>,
 ) -> Vec<UplinkFact> {
-    let [ipv4, ipv6] = families;
-    let wanted = |is_v6: bool| if is_v6 { ipv6 } else { ipv4 || !ipv6 };
     let mut defaults: Vec<_> = kernel
         .routes
         .iter()
-        .filter(|route| route.is_default() && wanted(route.destination.is_ipv6()))
+        .filter(|route| route.is_default() && is_needed(Family::of(route.destination.ip()), state))
         .collect();
     defaults.sort_by_key(|route| (route.destination.is_ipv6(), route.metric));
     if defaults.is_empty() {
@@ -75,7 +71,7 @@ fn of_default_routes(
             && seen.insert(ifindex)
             && let Some(link) = usable(link, problems)
         {
-            uplinks.push(fact(link, families, earlier, kernel, problems));
+            uplinks.push(fact(link, state, earlier, kernel, problems));
         }
     }
     uplinks
@@ -107,18 +103,21 @@ pub fn tunnel_address(state: &ResolvedState, uplinks: &[UplinkFact]) -> Option<I
     })
 }
 
+/// Whether an uplink is to have this family: a network has it. Where none has any, IPv4 is what one expects.
+fn is_needed(family: Family, state: &ResolvedState) -> bool {
+    state.has(family) || family == Family::V4 && !state.has(Family::V6)
+}
+
 fn fact(
     link: &Link,
-    [ipv4, ipv6]: [bool; 2],
+    state: &ResolvedState,
     earlier: &[UplinkFact],
     kernel: &Kernel,
     problems: &mut Vec<Problem>,
 ) -> UplinkFact {
     let addresses = addresses(link.ifindex, earlier, kernel);
-    // Each is missed only where a network has the family; where none has any, IPv4 is what one expects.
-    for (needed, found, name) in [(ipv4 || !ipv6, addresses.v4, "IPv4"), (ipv6, addresses.v6, "global IPv6")]
-    {
-        if needed && found.is_none() {
+    for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "global IPv6")] {
+        if is_needed(family, state) && addresses.of(family).is_none() {
             problems.push(Problem::new(
                 format!("uplink {}", link.name),
                 format!("it has no {name} address: nothing can be masqueraded there"),

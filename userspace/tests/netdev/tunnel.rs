@@ -128,7 +128,7 @@ fn forwarding_entries_and_neighbours() -> Result<()> {
                 known.iter().find(|entry| entry["master"] == "weft0").context("no entry of the bridge")?;
             assert_eq!((&own["state"], &bridged["state"]), (&"static".into(), &"static".into()));
 
-            let entries = netlink.forwarding_entries(Some(device)).await?;
+            let entries = netlink.forwarding_entries(device).await?;
             let floods: Vec<_> = entries
                 .iter()
                 .filter(|entry| entry.ifindex == device && entry.mac_address == MacAddress([0; 6]))
@@ -148,7 +148,7 @@ fn forwarding_entries_and_neighbours() -> Result<()> {
             assert!(!netlink.remove_vxlan_forwarding(device, MAC).await?);
             netlink.remove_vxlan_flood(device, peers[0]).await?;
             netlink.remove_vxlan_flood(device, peers[0]).await?;
-            let left = netlink.forwarding_entries(Some(device)).await?;
+            let left = netlink.forwarding_entries(device).await?;
             let left: Vec<_> =
                 left.iter().filter(|entry| entry.ifindex == device).filter_map(|e| e.destination).collect();
             assert_eq!(left, [peers[1]]);

@@ -2,6 +2,7 @@
 
 mod bad_files;
 mod good_files;
+mod good_ports;
 mod properties;
 mod several_files;
 

@@ -18,7 +18,10 @@ use super::{
     publications,
 };
 use crate::{
-    model::{Container, ContainerNamespace, DesiredState, Family, HostPorts, PerFamily, PortRange, Protocol},
+    model::{
+        Container, ContainerNamespace, DesiredState, Family, HostPorts, PerFamily, PerProtocol, PortRange,
+        Protocol,
+    },
     reconcile::resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedPublication, ResolvedState},
 };
 
@@ -241,7 +244,7 @@ pub fn patch(
         host_routes: Vec::new(),
         namespaces: BTreeMap::new(),
         ephemeral_ports: PortRange { first: 0, last: 0 },
-        bound_ports: HashSet::new(),
+        bound_ports: PerProtocol::default(),
     };
     for (name, container) in present() {
         for publication in &container.publications {

@@ -16,7 +16,7 @@ mod subnets;
 mod unkept;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -28,7 +28,10 @@ pub use store::{StateLock, Store, StoreError};
 pub use unkept::withhold;
 
 use super::resolved::{EndpointId, FoundNamespace, ResolvedEndpoint, ResolvedState};
-use crate::model::{DesiredState, Family, MacAddress, PerFamily, PortRange, Protocol};
+use crate::{
+    model::{DesiredState, Family, MacAddress, PerFamily, PerProtocol, PortRange},
+    netdev::PortRanges,
+};
 
 /// All choices made so far. Nothing is forgotten while its object is away for less than a week; room is made earlier only
 /// when there is none.
@@ -142,7 +145,7 @@ pub struct LeaseFacts {
     /// The host's ephemeral port range.
     pub ephemeral_ports: PortRange,
     /// Ports that processes of the host hold.
-    pub bound_ports: HashSet<(Protocol, u16)>,
+    pub bound_ports: PerProtocol<PortRanges>,
 }
 
 impl NetworkLease {

@@ -68,7 +68,7 @@ impl Claims {
         spread: u64,
     ) -> Option<u16> {
         let free = |port: &u16| {
-            !facts.bound_ports.contains(&(protocol, *port))
+            !facts.bound_ports.of(protocol).contains(*port)
                 && !self
                     .0
                     .iter()

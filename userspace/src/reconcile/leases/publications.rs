@@ -8,8 +8,7 @@ use std::{
 use super::{LeaseFacts, Leases, ports::Claims};
 use crate::{
     model::{
-        BeforePort, ContainerNamespace, DesiredState, Family, GatewayMode, HostPorts, PortRange, Protocol,
-        Publication,
+        BeforePort, ContainerNamespace, DesiredState, Family, HostPorts, PortRange, Protocol, Publication,
     },
     reconcile::{
         names,
@@ -86,10 +85,10 @@ pub(super) fn resolve_one(
     let (endpoint, resolved) = state.of_container(owner).find(|(_, endpoint)| endpoint.default_route).ok_or(
         "the container is in no network that reaches the world: an internal network publishes nothing",
     )?;
-    let host_binding = desired.networks.get(&endpoint.network).and_then(|network| network.host_binding);
+    let network = desired.networks.get(&endpoint.network);
+    let host_binding = network.and_then(|network| network.host_binding);
     let host_address = publication.host_address.or(host_binding);
-    let modes = desired.networks.get(&endpoint.network).map(|network| network.gateway_modes);
-    let is_routed = |family| modes.is_some_and(|modes| modes.of(family) == Some(&GatewayMode::Routed));
+    let is_routed = |family| network.is_some_and(|network| network.is_routed(family));
     let (routed, targets): (Vec<_>, Vec<_>) = targets(host_address, resolved)?
         .into_iter()
         .partition(|(_, address)| is_routed(Family::of(*address)));

@@ -1,13 +1,13 @@
 //! Tests of the choices as a whole: kept where they can be, unique always.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
     model::{
-        Attachment, Container, ContainerNamespace, Driver, HostPorts, Network, Peer, Publication,
+        Attachment, Container, ContainerNamespace, Driver, HostPorts, Network, Peer, Protocol, Publication,
         RemoteEndpoint, Subnet,
     },
     netdev::{NamespaceIdentity, NamespaceRef},
@@ -63,7 +63,7 @@ fn facts() -> LeaseFacts {
         host_routes: Vec::new(),
         namespaces: BTreeMap::new(),
         ephemeral_ports: PortRange { first: 32768, last: 60999 },
-        bound_ports: HashSet::new(),
+        bound_ports: PerProtocol::default(),
     }
 }
 
@@ -287,7 +287,7 @@ fn open_host_ports_are_chosen_once_and_avoid_processes() {
     }
     let mut leases = Leases::new(1);
     let mut with = facts();
-    with.bound_ports.insert((Protocol::Tcp, 8000));
+    with.bound_ports.tcp = [PortRange::single(8000)].into_iter().collect();
     let state = resolve(&desired, &mut leases, &with);
     let ports = |state: &ResolvedState| -> Vec<u16> {
         let mut ports: Vec<u16> = state.publications.iter().map(|found| found.host_ports.first).collect();
@@ -297,7 +297,7 @@ fn open_host_ports_are_chosen_once_and_avoid_processes() {
     let chosen = ports(&state);
     assert_eq!(chosen[..2], [8001, 8002]);
     assert!(chosen[2..].iter().all(|port| (32768..=60999).contains(port)));
-    with.bound_ports.clear();
+    with.bound_ports = PerProtocol::default();
     assert_eq!(ports(&resolve(&desired, &mut leases, &with)), chosen);
 }
 

@@ -153,7 +153,7 @@ impl Reconciler {
             return self.whole_round(desired, super::Depth::Full, None, kernel).await;
         };
         let difference = Difference::new(written, &patched, &devices_before, state, served, &others, facts);
-        let published = difference.ports.as_ref().map(|[_, published]| published.union());
+        let published = difference.port_sets.as_ref().map(|sets| sets.published.union());
         self.maps.write_difference(difference, &mut self.dataplane, &mut problems);
         self.containers.bring_up(&pending, &self.netlink, &mut problems).await;
         if let Some(published) = published {

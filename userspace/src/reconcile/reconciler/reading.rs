@@ -7,8 +7,8 @@ use std::{
 
 use super::{Error, Reconciler};
 use crate::{
-    model::{DesiredState, Protocol},
-    netdev::{Link, PortRanges},
+    model::DesiredState,
+    netdev::Link,
     reconcile::{
         facts::{DeviceFact, KernelFacts, UplinkFact},
         kernel::Kernel,
@@ -29,15 +29,11 @@ impl Reconciler {
     ) -> Result<LeaseFacts, Error> {
         self.forget_gone(kernel);
         let namespaces = namespaces::find(desired, self.own, &mut self.cookies, problems).await;
-        let each = |ranges: &PortRanges, protocol: Protocol| -> Vec<(Protocol, u16)> {
-            ranges.iter().flat_map(|range| range.first..=range.last).map(|port| (protocol, port)).collect()
-        };
-        let bound = self.bound.each().flat_map(|(protocol, ports)| each(ports, protocol));
         Ok(LeaseFacts {
             host_routes: kernel.foreign_routes(),
             namespaces,
             ephemeral_ports: kernel.ephemeral,
-            bound_ports: bound.collect(),
+            bound_ports: self.bound.clone(),
         })
     }
 

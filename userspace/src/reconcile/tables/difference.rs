@@ -5,11 +5,13 @@ use std::{collections::HashMap, hash::Hash};
 use dataplane_common::abi::{Device, Endpoint, EndpointKey, Publication, PublicationKey};
 
 use super::{
-    KernelFacts, PerProtocol, PortRange, PortRanges, Prefix, Protocol, ResolvedState, Tables,
-    container_device, container_endpoints, endpoint_keys, has_overlays, publication_entries, published,
-    reserved,
+    KernelFacts, PerProtocol, PortSets, Prefix, ResolvedState, Tables, container_device, container_endpoints,
+    endpoint_keys, has_overlays, publication_entries, published_ports,
 };
-use crate::reconcile::{leases::difference::Patched, resolved::ResolvedPublication};
+use crate::{
+    model::{PortRange, Protocol},
+    reconcile::{leases::difference::Patched, resolved::ResolvedPublication},
+};
 
 /// Entries to write (`Some`) and to remove (`None`).
 pub type Entries<K, V> = HashMap<K, Option<V>>;
@@ -23,8 +25,8 @@ pub struct Difference {
     pub endpoints: Entries<EndpointKey, Endpoint>,
     /// Map `published`.
     pub published: Entries<Prefix<PublicationKey>, Publication>,
-    /// The port sets `reserved` and `published_ports`, where they may be others.
-    pub ports: Option<[PerProtocol<PortRanges>; 2]>,
+    /// Map `port_sets`, where it may be another.
+    pub port_sets: Option<PortSets>,
 }
 
 impl Difference {
@@ -44,16 +46,16 @@ impl Difference {
             Self::of_containers(written, patched, devices_before, state, served.clone(), facts);
         // Also what is published as before may be served otherwise: a process of the host has given up its port.
         if patched.publications != patched.publications_before || !difference.published.is_empty() {
-            let ports = PerProtocol::new(|protocol| {
+            let published = PerProtocol::new(|protocol| {
                 let of_others =
                     others.iter().filter(|(other, _)| *other == protocol).map(|(_, ports)| *ports);
-                let written = written.published_ports.of(protocol);
+                let written = written.port_sets.published.of(protocol);
                 written
-                    .difference(&published(&patched.publications_before, protocol))
-                    .union(&published(served.clone(), protocol))
+                    .difference(&published_ports(&patched.publications_before, protocol))
+                    .union(&published_ports(served.clone(), protocol))
                     .union(&of_others.collect())
             });
-            difference.ports = Some([reserved(state, &ports, facts), ports]);
+            difference.port_sets = Some(PortSets::new(published, state, facts));
         }
         difference
     }
@@ -82,7 +84,7 @@ impl Difference {
                 ids().flat_map(|id| container_endpoints(id, state, facts)),
             ),
             published: changed(&written.published, before.into_keys(), publication_entries(served)),
-            ports: None,
+            port_sets: None,
         }
     }
 
@@ -91,9 +93,8 @@ impl Difference {
         enter(self.devices, &mut written.devices);
         enter(self.endpoints, &mut written.endpoints);
         enter(self.published, &mut written.published);
-        if let Some([reserved, published]) = self.ports {
-            written.reserved = reserved;
-            written.published_ports = published;
+        if let Some(port_sets) = self.port_sets {
+            written.port_sets = port_sets;
         }
     }
 }

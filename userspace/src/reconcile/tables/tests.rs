@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    model::{Driver, MacAddress as ModelMac},
+    model::{Driver, MacAddress as ModelMac, PortRange, Protocol},
     netdev::{NamespaceIdentity, NamespaceRef},
     reconcile::{
         facts::{DeviceFact, UplinkFact},
@@ -202,8 +202,8 @@ fn a_large_range_takes_few_entries() -> TestResult {
     assert!(tables.published.len() <= 30, "{} prefixes", tables.published.len());
     let value = tables.published.values().next().ok_or("no entry")?;
     assert_eq!((value.first_host_port, value.first_container_port, value.network), (10_000, 80, 7));
-    assert_eq!(tables.published_ports.udp.count(), 10_000);
-    assert!(tables.published_ports.tcp.is_empty() && tables.published_ports.sctp.is_empty());
+    assert_eq!(tables.port_sets.published.udp.count(), 10_000);
+    assert!(tables.port_sets.published.tcp.is_empty() && tables.port_sets.published.sctp.is_empty());
     Ok(())
 }
 
@@ -222,9 +222,9 @@ fn masquerade_keeps_off_ports_in_use() -> TestResult {
         .map(|(protocol, port)| publication(protocol, port, port));
     let [tcp, sctp] = published;
     let tables = build(&state()?, &[&tcp?, &sctp?], &facts()?);
-    assert_eq!(tables.reserved.tcp.to_string(), "22,8080,9000-9001");
-    assert_eq!(tables.reserved.udp.to_string(), "68,4789,9000-9001");
-    assert_eq!(tables.reserved.sctp.to_string(), "2905,9000-9001,36412");
+    assert_eq!(tables.port_sets.reserved.tcp.to_string(), "22,8080,9000-9001");
+    assert_eq!(tables.port_sets.reserved.udp.to_string(), "68,4789,9000-9001");
+    assert_eq!(tables.port_sets.reserved.sctp.to_string(), "2905,9000-9001,36412");
     assert_eq!((tables.settings.first_port, tables.settings.last_port), (1024, 32767));
     Ok(())
 }

@@ -180,7 +180,7 @@ fn facts(cookies: &BTreeMap<String, u64>, desired: &DesiredState) -> LeaseFacts 
             .map(found)
             .collect(),
         ephemeral_ports: PortRange { first: 40, last: 50 },
-        bound_ports: HashSet::new(),
+        bound_ports: PerProtocol::default(),
     }
 }
 
