@@ -102,11 +102,13 @@ fn every_protocol_and_state_has_its_timeout() -> Result {
             let flows = host.confirmed()?.len() + host.unconfirmed()?.len();
             assert!(flows > 0);
             assert_eq!(host.expire()?, 0, "{name}: at once");
-            // The times in the records are up to a second old, and never may one go too soon.
-            host.age_flows(seconds(timeout))?;
+            // Never may one go too soon. The test itself may take some seconds where the machine does much else.
+            const MARGIN: u64 = 5;
+            host.age_flows(seconds(timeout - MARGIN))?;
             assert_eq!(host.expire()?, 0, "{name}: early");
             assert_eq!(host.confirmed()?.len() + host.unconfirmed()?.len(), flows, "{name}: early");
-            host.age_flows(seconds(1))?;
+            // The times in the records are up to a second old.
+            host.age_flows(seconds(MARGIN + 1))?;
             assert_eq!(host.expire()? as usize, flows, "{name}: in time");
             assert!(host.confirmed()?.is_empty() && host.unconfirmed()?.is_empty(), "{name}: in time");
             Ok(())

@@ -269,18 +269,20 @@ fn extension_headers_in_the_padding() -> Result {
     with_host(|host| {
         super::topology::publish(host, crate::host::UDP, 53, (&A, 53))?;
         let first = Frame::udp((REMOTE, 40_000), (HOST, 53)).fragment(0, true, 7).by_router();
-        super::arrives(host, &first)?.took(Path::PortmapIn);
         let later = Frame::raw(IpNumber::UDP, REMOTE, HOST).fragment(100, false, 7).by_router();
         let other = Frame::raw(IpNumber::GRE, A.address, B.address).extension(HOP_BY_HOP, &PADDING);
         let other = other.macs(A.mac(), B.mac()).bytes();
         for length in 0..8 {
             let mut lying = later.bytes();
             lying[18..20].copy_from_slice(&[0, length]);
+            // What it said is kept for two seconds.
+            super::arrives(host, &first)?.took(Path::PortmapIn);
             host.world_sends_bytes(&lying)?.passed(Path::NotOurs);
             let mut lying = other.clone();
             lying[18..20].copy_from_slice(&[0, length]);
             host.container_sends_bytes(A.container, &lying)?.dropped(DropReason::Malformed);
         }
+        super::arrives(host, &first)?.took(Path::PortmapIn);
         super::arrives(host, &later)?.took(Path::PortmapIn);
         host.container_sends_bytes(A.container, &other)?.took(Path::Bridge);
         Ok(())
