@@ -18,12 +18,7 @@ const MOST_NEIGHBOUR_OPTIONS: u32 = 2;
 
 /// Nobody speaks for another, and a container is no router (RFC 6105 has the reasons).
 #[inline(always)]
-pub fn check(
-    packet: &Packet,
-    parsed: &Parsed,
-    device: &Device,
-    link_local: &Address,
-) -> Outcome<()> {
+pub fn check(packet: &Packet, parsed: &Parsed, device: &Device, link_local: &Address) -> Outcome<()> {
     let target = parsed.transport() + size_of::<Icmp>();
     match packet.read::<Icmp>(parsed.transport())?.kind {
         icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => Err(DropReason::SpoofedAddress),

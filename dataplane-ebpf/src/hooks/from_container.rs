@@ -4,9 +4,7 @@ use core::hint::cold_path;
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, FlowKind, Path, Subnet, flags},
-    packet::{
-        Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol,
-    },
+    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
 
 use crate::{
