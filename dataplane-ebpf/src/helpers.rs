@@ -19,8 +19,9 @@ pub const UDP: u64 = 1 << 5;
 pub const IPV6: u64 = 1 << 7;
 /// `BPF_F_INGRESS`.
 pub const REDIRECT_INGRESS: u64 = 1;
-/// `PACKET_HOST` of linux/if_packet.h.
+/// `PACKET_HOST` and `PACKET_MULTICAST` of linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
+const PACKET_MULTICAST: u32 = 2;
 /// `BPF_ADJ_ROOM_MAC`: room is made or taken after the Ethernet header (not in the bindings).
 pub const ADJUST_ROOM_AFTER_ETHERNET: u32 = 1;
 
@@ -43,6 +44,13 @@ pub fn random() -> u32 {
 pub fn to_host(skb: *mut __sk_buff) {
     // SAFETY: skb is the program's context.
     unsafe { generated::bpf_skb_change_type(skb, PACKET_HOST) };
+}
+
+/// The same where a frame for one has become one for a group.
+#[inline(always)]
+pub fn to_group(skb: *mut __sk_buff) {
+    // SAFETY: skb is the program's context.
+    unsafe { generated::bpf_skb_change_type(skb, PACKET_MULTICAST) };
 }
 
 #[inline(always)]

@@ -27,6 +27,7 @@ mod hooks;
 mod icmp_error;
 mod maps;
 mod masquerade;
+mod neighbours;
 mod overlay;
 mod packet;
 mod parse;

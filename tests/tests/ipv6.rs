@@ -54,6 +54,14 @@ services:
 x-weft: { uplinks: [ eth0 ] }
 "#;
 
+/// The file with members of `front` that may not talk to one another.
+fn isolated(file: &str) -> String {
+    file.replace(
+        "  front: { enable_ipv6: true,",
+        "  front: { driver_opts: { com.docker.network.bridge.enable_icc: \"false\" }, enable_ipv6: true,",
+    )
+}
+
 impl Dual {
     fn new(title: &str) -> Result<Self> {
         Self::with(title, FILE)
@@ -127,6 +135,36 @@ fn neighbours_may_be_probed() -> Result<()> {
         assert!(it.web.pings("fd00:10::1")? && it.shop.pings("fd00:10::10")?);
     }
     assert_eq!(drops(&it.daemon, "spoofed_address")?, 0);
+    it.lab.finish()
+}
+
+/// The same where the bridge answers for neighbours: the server of a published port, whose client is one, asks it whether
+/// the client is still there.
+#[test]
+fn isolated_neighbours_may_be_probed() -> Result<()> {
+    let it = Dual::with("v6probes", &isolated(FILE))?;
+    let _dns = it.web.serve_echo(53)?;
+    // Probes are sent from the link-local address: until it is no longer tentative the kernel sends none and takes the
+    // neighbour for gone, on any link.
+    within(Duration::from_secs(5), "the container has its link-local address", || {
+        Ok(it.web.ip("-6 addr show dev eth0 tentative")?.is_empty())
+    })?;
+    it.web.check(
+        "cd /proc/sys/net/ipv6/neigh/eth0; echo 1 > base_reachable_time_ms; echo 0 > delay_first_probe_time; \
+         echo 1 > retrans_time_ms",
+    )?;
+    let mut monitor = it.web.spawn("exec timeout 4 ip monitor neigh")?;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(3) {
+        let report = it.shop.labtool("udp-ping [2001:db8::1]:5353 --count 50 --size 100")?;
+        assert_eq!(number(&report, "received"), 50, "{report}");
+    }
+    let seen = monitor.wait(Duration::from_secs(10))?.stdout;
+    let states = |state: &str| {
+        seen.lines().filter(|line| line.contains("fd00:10::11 ") && line.contains(state)).count()
+    };
+    assert!(states("PROBE") > 20 && states("FAILED") == 0, "{seen}");
+    assert_eq!(drops(&it.daemon, "inter_container_disabled")?, 0);
     it.lab.finish()
 }
 
@@ -265,11 +303,7 @@ fn fragments_pass_in_every_order() -> Result<()> {
 /// Members that may not talk to one another reach what the other publishes, for the bridge answers neighbour discovery.
 #[test]
 fn isolated_members_reach_published_ports() -> Result<()> {
-    let isolated = FILE.replace(
-        "  front: { enable_ipv6: true,",
-        "  front: { driver_opts: { com.docker.network.bridge.enable_icc: \"false\" }, enable_ipv6: true,",
-    );
-    let it = Dual::with("v6isolated", &isolated)?;
+    let it = Dual::with("v6isolated", &isolated(FILE))?;
     let _web = it.web.serve_whoami(80)?;
     let _dns = it.web.serve_whoami(53)?;
     for (protocol, to) in

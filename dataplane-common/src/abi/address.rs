@@ -10,6 +10,15 @@ pod! {
     }
 }
 
+impl MacAddress {
+    /// What an IPv6 multicast packet is sent to (RFC 2464 section 7).
+    #[inline(always)]
+    pub const fn of_group(group: &Address) -> Self {
+        let [.., a, b, c, d] = group.octets;
+        Self { octets: [0x33, 0x33, a, b, c, d] }
+    }
+}
+
 /// An IPv6 address in network order; IPv4 as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2), `::ffff:a.b.c.d`. 16 bytes.
 ///
 /// One representation for both families keeps one set of maps and one code path; what it costs is hashing 24 more
@@ -81,6 +90,13 @@ impl Address {
     pub const fn link_local(mac: &MacAddress) -> Self {
         let [a, b, c, d, e, f] = mac.octets;
         Self { octets: [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f] }
+    }
+
+    /// The group that is asked for the holder of an IPv6 address (RFC 4291 section 2.7.1).
+    #[inline(always)]
+    pub const fn solicited_node(&self) -> Self {
+        let [.., a, b, c] = self.octets;
+        Self { octets: [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c] }
     }
 
     /// Whether this is an IPv6 link-local address, fe80::/10.
@@ -212,6 +228,9 @@ mod tests {
         assert!(address("10.0.0.1").shares_prefix(&address("10.0.0.2"), 96 + 30));
         let mac = MacAddress { octets: [0x02, 0x42, 10, 10, 0, 99] };
         assert_eq!(Address::link_local(&mac), address("fe80::42:aff:fe0a:63"));
+        assert_eq!(address("fd00:10::12:3456:789a").solicited_node(), address("ff02::1:ff56:789a"));
+        let group = MacAddress::of_group(&address("ff02::1:ff56:789a"));
+        assert_eq!(group, MacAddress { octets: [0x33, 0x33, 0xff, 0x56, 0x78, 0x9a] });
         assert!(address("febf::1").is_link_local() && !address("fec0::1").is_link_local());
         assert!(address("ff02::1").is_multicast_v6() && !one.is_multicast_v6());
     }

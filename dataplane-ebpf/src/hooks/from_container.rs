@@ -4,13 +4,11 @@ use core::hint::cold_path;
 
 use dataplane_common::{
     abi::{Address, Device, DropReason, FlowKind, Path, Subnet, flags},
-    packet::{
-        Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Icmp, NeighbourOption, icmpv6, protocol,
-    },
+    packet::{Arp, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
 
 use crate::{
-    bridge, flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
+    bridge, flows, fragments, helpers, icmp_error, maps, masquerade, neighbours, overlay,
     packet::Packet,
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
@@ -18,9 +16,6 @@ use crate::{
     routed, turn_back,
     verdict::{Outcome, Verdict},
 };
-
-/// Options of a neighbour discovery message that are looked at.
-const MOST_NEIGHBOUR_OPTIONS: u32 = 2;
 
 #[inline(always)]
 pub fn run(packet: &Packet) -> Outcome<Verdict> {
@@ -138,7 +133,7 @@ fn ipv6(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Scope> {
     let (source, destination) = (&parsed.tuple.local, &parsed.tuple.remote);
     let link_local = Address::link_local(&device.mac);
     if parsed.tuple.protocol == protocol::ICMPV6 && parsed.fragment() == Fragment::Whole {
-        neighbour_discovery(packet, parsed, device, &link_local)?;
+        neighbours::check(packet, parsed, device, &link_local)?;
     }
     // Nobody is the source of what a host says before it has an address (RFC 4862 section 5.4, RFC 3810 section 5.2.13).
     let for_link_only = *source == link_local || source.is_unspecified();
@@ -151,76 +146,24 @@ fn ipv6(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Scope> {
         return Ok(Scope::Link);
     }
     let same_network = destination.shares_prefix(&device.address_v6, device.prefix_length_v6);
+    if device.flags & flags::INTER_CONTAINER == 0
+        && same_network
+        && *destination != device.gateway_v6
+        && !source.is_unspecified()
+        && neighbours::ask_the_bridge(*packet, parsed)?
+    {
+        return Ok(Scope::Link);
+    }
     if for_link_only {
         // A link-local source does not leave its link (RFC 4291 section 2.5.6), and says no more on it than this: whether a
         // neighbour is still there is asked at the neighbour's own address, from any of one's own (RFC 4861 section 7.3.3).
-        return if same_network && !source.is_unspecified() && resolves_neighbour(*packet, parsed) {
+        return if same_network && !source.is_unspecified() && neighbours::resolves(*packet, parsed) {
             Ok(Scope::Link)
         } else {
             Err(DropReason::SpoofedAddress)
         };
     }
     Ok(if same_network && *destination != device.gateway_v6 { Scope::Neighbour } else { Scope::Beyond })
-}
-
-/// Nobody speaks for another, and a container is no router (RFC 6105 has the reasons).
-#[inline(always)]
-fn neighbour_discovery(
-    packet: &Packet,
-    parsed: &Parsed,
-    device: &Device,
-    link_local: &Address,
-) -> Outcome<()> {
-    let target = parsed.transport() + size_of::<Icmp>();
-    match packet.read::<Icmp>(parsed.transport())?.kind {
-        icmpv6::ROUTER_ADVERTISEMENT | icmpv6::REDIRECT => Err(DropReason::SpoofedAddress),
-        icmpv6::ROUTER_SOLICITATION => link_layer_addresses(packet, target, device),
-        icmpv6::NEIGHBOUR_SOLICITATION => link_layer_addresses(packet, target + size_of::<Address>(), device),
-        icmpv6::NEIGHBOUR_ADVERTISEMENT => {
-            packet.linearise(target + size_of::<Address>());
-            let advertised = packet.read::<Address>(target)?;
-            if *advertised != device.address_v6 && *advertised != *link_local {
-                return Err(DropReason::SpoofedAddress);
-            }
-            link_layer_addresses(packet, target + size_of::<Address>(), device)
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether it is a solicitation or an advertisement of a neighbour. A function of its own for its stack.
-#[inline(never)]
-fn resolves_neighbour(packet: Packet, parsed: &Parsed) -> bool {
-    parsed.tuple.protocol == protocol::ICMPV6
-        && parsed.fragment() == Fragment::Whole
-        && packet.read::<Icmp>(parsed.transport()).is_ok_and(|message| {
-            matches!(message.kind, icmpv6::NEIGHBOUR_SOLICITATION | icmpv6::NEIGHBOUR_ADVERTISEMENT)
-        })
-}
-
-/// As the sender's MAC address in ARP: the container's own. Hosts send one option, or two.
-#[inline(always)]
-fn link_layer_addresses(packet: &Packet, first: usize, device: &Device) -> Outcome<()> {
-    let mut at = first;
-    let mut count = 0;
-    while count < MOST_NEIGHBOUR_OPTIONS {
-        count += 1;
-        packet.linearise(at + size_of::<NeighbourOption>());
-        let Ok(option) = packet.read::<NeighbourOption>(at) else { return Ok(()) };
-        if option.length == 0 {
-            return Err(DropReason::Malformed);
-        }
-        if matches!(option.kind, NeighbourOption::SOURCE | NeighbourOption::TARGET)
-            && (option.length != 1 || option.mac != device.mac)
-        {
-            return Err(DropReason::SpoofedMac);
-        }
-        at += option.length as usize * 8;
-    }
-    match packet.length() as usize > at {
-        true => Err(DropReason::Malformed),
-        false => Ok(()),
-    }
 }
 
 /// Any IP packet that is what it says.

@@ -159,11 +159,13 @@ fn first_of_containers() -> Vec<(&'static Container, Vec<u8>)> {
         let option = [&[option, 1], A.mac.as_slice()].concat();
         v6(&A, ipv6::bridge::discovery(kind, from, target, &option));
     }
-    // Whether the gateway is still there.
-    let mut probe =
-        ipv6::bridge::discovery(135, v6::A.link_local(), Some(gateway), &[&[1, 1], &A.mac[..]].concat());
-    probe.ip.destination = gateway.octets();
-    v6(&A, probe.macs(A.mac, A.network.gateway_mac));
+    // Whether gateway and neighbour are still there.
+    for to in [gateway, v6::B.address] {
+        let mut probe =
+            ipv6::bridge::discovery(135, v6::A.link_local(), Some(to), &[&[1, 1], &A.mac[..]].concat());
+        probe.ip.destination = to.octets();
+        v6(&A, probe.macs(A.mac, A.network.gateway_mac));
+    }
     // Listener reports (RFC 3810) are the bridge's, too.
     let report = Icmpv6Type::Unknown { type_u8: 143, code_u8: 0, bytes5to8: [0, 0, 0, 1] };
     let all_routers = "ff02::16".parse().expect("an address");

@@ -73,8 +73,14 @@ pub enum Mode {
 /// Judges what a program made of a frame that came by this device.
 pub fn judge(program: &str, sender: &'static Container, mode: Mode, outcome: &Outcome) -> Judgement {
     let (input, output) = (&outcome.input, &outcome.frame);
-    if outcome.verdict != Verdict::Redirect {
-        ensure(input == output, || "it is not redirected, and changed".to_owned())?;
+    let is_for_bridge =
+        program == program::FROM_CONTAINER && mode == Mode::Closed && outcome.verdict == Verdict::Next;
+    match wire::read(input).filter(|wire| is_for_bridge && solicits_neighbour(sender, input, wire)) {
+        Some(wire) => asks_in_group(input, output, &wire)?,
+        None if outcome.verdict != Verdict::Redirect => {
+            ensure(input == output, || "it is not redirected, and changed".to_owned())?;
+        }
+        None => {}
     }
     match program {
         program::FROM_CONTAINER => from_container(sender, mode, outcome),
@@ -201,6 +207,29 @@ fn discovery(sender: &Container, input: &[u8], wire: &Wire) -> Judgement {
         rest = &rest[usize::from(*units) * 8..];
     }
     Ok(())
+}
+
+/// Whether a member of a closed network asks a neighbour something that it will not hear.
+fn solicits_neighbour(sender: &Container, input: &[u8], wire: &Wire) -> bool {
+    let is_solicitation = wire.is_v6 && wire.protocol == ICMPV6 && wire.part == Part::Whole;
+    sender.network.number == topology::FRONT.number
+        && is_solicitation
+        && input.get(wire.transport) == Some(&135)
+        && network(wire.destination) == Some(sender.network.number)
+        && !gateways(sender).contains(&wire.destination)
+}
+
+/// It is asked in the group of the neighbour (RFC 4291 section 2.7.1, RFC 2464 section 7), with a checksum worth what it was.
+fn asks_in_group(input: &[u8], output: &[u8], wire: &Wire) -> Judgement {
+    let destination = wire.addresses().start + 16;
+    let mut expected = input.to_vec();
+    expected[destination..destination + 13].copy_from_slice(&[0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]);
+    expected[..2].fill(0x33);
+    expected.copy_within(destination + 12..destination + 16, 2);
+    let checksum = wire.transport + 2..wire.transport + 4;
+    expected[checksum.clone()].copy_from_slice(&output[checksum]);
+    ensure(output == expected, || "not the question to the neighbour's group".to_owned())?;
+    ensure(wire.transport_sum(input) == wire.transport_sum(output), || "the transport checksum".to_owned())
 }
 
 fn from_uplink(mode: Mode, outcome: &Outcome) -> Judgement {

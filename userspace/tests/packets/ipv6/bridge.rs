@@ -231,6 +231,43 @@ fn probes_of_neighbours() -> Result {
     })
 }
 
+/// Members that may not talk to one another do not hear each other: the bridge is asked in the group of the neighbour, for
+/// which it answers. Under whatever MAC address the neighbour has been known, and from any address of one's own.
+#[test]
+fn probes_of_isolated_neighbours() -> Result {
+    with_host(|host| {
+        host.change_flags(A.container.device, flags::INTER_CONTAINER, 0)?;
+        let own = A.mac();
+        let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, u16::from(B.address.octets()[15]));
+        let group_mac = [0x33, 0x33, 0xff, 0, 0, B.address.octets()[15]];
+        let probe = |from, kind, to: Ipv6Addr| {
+            let mut frame = discovery(kind, from, Some(to), &option(1, own));
+            frame.ip.destination = to.octets();
+            frame
+        };
+        for from in [A.link_local(), A.address] {
+            let solicitation = probe(from, 135, B.address);
+            let mut expected = solicitation.clone().macs(own, group_mac);
+            expected.ip.destination = group.octets();
+            for mac in [A.gateway_mac(), B.mac()] {
+                sends(host, &A, &solicitation.clone().macs(own, mac))?
+                    .passed_as(Path::SlowPath, &expected.bytes());
+            }
+        }
+        // The gateway is there itself, and what is no solicitation is nothing to answer.
+        sends(host, &A, &probe(A.link_local(), 135, gateway(1)))?.passed(Path::SlowPath);
+        let echo = Frame::echo_request(A.address, B.address, 1).sent_by(&A);
+        sends(host, &A, &echo)?.dropped(DropReason::InterContainerDisabled);
+        let foreign = probe(B.link_local(), 135, B.address);
+        sends(host, &A, &foreign)?.dropped(DropReason::SpoofedAddress);
+        let mut unspecified = probe(A.link_local(), 135, B.address);
+        unspecified.ip.source = Ipv6Addr::UNSPECIFIED.octets();
+        sends(host, &A, &unspecified)?.dropped(DropReason::SpoofedAddress);
+        sends(host, &A, &probe(A.link_local(), 135, C.address))?.dropped(DropReason::SpoofedAddress);
+        Ok(())
+    })
+}
+
 /// What a container sends, cut short at every byte, and with lengths that lie.
 #[test]
 fn cut_short() -> Result {
