@@ -190,13 +190,7 @@ impl Watched {
         let it = self.it;
         let _web = it.web.serve_http(80, "hello")?;
         for family in [Family::V4, Family::V6] {
-            for (from, to) in [(&it.client, "192.0.2.1"), (&it.host, "127.0.0.1")] {
-                assert_eq!(
-                    from.curl(&format!("http://{}", family.at(to, 8080)))?.stdout,
-                    "hello",
-                    "{family:?} {to}"
-                );
-            }
+            it.greets(family)?;
             for (from, to) in [(&it.web, "10.10.0.11"), (&it.shop, "192.0.2.100"), (&it.db, "10.11.0.11")] {
                 assert!(from.pings(&family.address(to))?, "{family:?} {to}");
             }

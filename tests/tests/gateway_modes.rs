@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use common::{drops, within};
+use anyhow::{Context, Result, ensure};
+use common::{bulk, drops, host_and_client, within};
 use tests::{Lab, Namespace};
 
 const WAIT: Duration = Duration::from_secs(3);
@@ -118,9 +118,7 @@ x-weft: {{ uplinks: [ eth0 ] }}
 #[test]
 fn an_unprotected_network_is_open_until_it_is_not() -> Result<()> {
     let lab = Lab::new("gwopen")?;
-    let wire = lab.segment("192.0.2.0/24")?;
-    let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
-    let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+    let (_wire, host, client) = host_and_client(&lab)?;
     client.ip("route add 10.14.0.0/24 via 192.0.2.1")?;
     let web = host.container("web")?;
     let daemon = host.weft(&unprotected_file("nat-unprotected", true))?;
@@ -138,22 +136,19 @@ fn an_unprotected_network_is_open_until_it_is_not() -> Result<()> {
     // A router on the way says so by its own address, not by that of whom it leads to.
     let said = client.run("ping -n -c 1 -t 1 -W 1 10.14.0.10")?.stdout;
     assert!(said.contains("From 192.0.2.1 ") && said.contains("Time to live exceeded"), "{said}");
-    // Bulk data both ways, and a stream of datagrams across the change.
-    let mut receiver = web.serve("tcp-receive [::]:9000")?;
-    let sent = client.labtool("tcp-send 10.14.0.10:9000 --bytes 33554432")?;
-    assert_eq!(
-        sent["sha256"],
-        tests::lab::namespace::labtool_result(&mut receiver, common::LIMIT)?["sha256"]
-    );
+    // Bulk data, and a stream of datagrams across the change.
+    bulk(&client, &web, "10.14.0.10:9000", 9000, 33_554_432)?;
     let report = client.labtool("udp-ping 10.14.0.10:90 --count 100 --interval-us 1000")?;
     assert_eq!(report["received"], 100, "{report}");
+    let is_known = || -> Result<bool> {
+        let flows = daemon.json(&["flow", "ls"])?;
+        let flows = flows.as_array().context("no list of flows")?;
+        Ok(flows.iter().any(|flow| flow["external_address"] == "10.14.0.10"))
+    };
+    assert!(is_known()?);
     daemon.rewrite(&unprotected_file("nat", true))?;
     within(WAIT, "it is closed", || Ok(!client.pings("10.14.0.10")?))?;
     assert!(!client.reaches("tcp", "10.14.0.10:81")? && client.reaches("tcp", "192.0.2.1:8080")?);
-    within(WAIT, "the flows are gone", || {
-        let flows = daemon.json(&["flow", "ls"])?;
-        let own = |flow: &serde_json::Value| flow["external_address"] == "10.14.0.10";
-        Ok(!flows.as_array().is_some_and(|flows| flows.iter().any(own)))
-    })?;
+    within(WAIT, "the flows are gone", || Ok(!is_known()?))?;
     lab.finish()
 }

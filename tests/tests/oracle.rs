@@ -1,7 +1,8 @@
 //! The oracle: weft against the kernel's own way, on random topologies with random actions.
 //!
 //! `WEFT_ORACLE_CASES` is the number of cases (500), `WEFT_ORACLE_SEED` the seed of the first (1), `WEFT_ORACLE_STAGES` the
-//! pairs of labs at one time (5), `WEFT_ORACLE_FAMILIES=both` draws cases of both families. `WEFT_ORACLE_CASE` is the description of one case to replay.
+//! pairs of labs at one time (5), `WEFT_ORACLE_FAMILIES=both` draws cases of both families. `WEFT_ORACLE_CASE` is the
+//! description of one case to replay.
 
 use std::{
     env, fs,
@@ -12,7 +13,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use tests::oracle::{
-    description::{Case, Family, NetworkKind, Protocol, Topology},
+    description::{Case, NetworkKind, Protocol, Topology},
+    family::Family,
     rules::RULES,
     runner::{self, Plan},
 };

@@ -3,7 +3,7 @@
 mod common;
 
 use anyhow::Result;
-use common::{bulk, drops, dual_stack, fragments::Fragments, number, packets};
+use common::{bulk, drops, dual_stack, fragments::Fragments, host_and_client, number, packets};
 use tests::Lab;
 
 /// `front` is routed by IPv6 and masqueraded by IPv4, `plain` routed by IPv4 alone, `side` not routed.
@@ -34,9 +34,7 @@ x-weft: { uplinks: [ eth0 ] }
 #[test]
 fn the_world_knows_containers_by_their_own_addresses() -> Result<()> {
     let lab = Lab::new("routed")?;
-    let wire = lab.segment("192.0.2.0/24")?;
-    let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
-    let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+    let (_wire, host, client) = host_and_client(&lab)?;
     dual_stack(&host, &client)?;
     client.ip("route add 2001:db8:10::/64 via 2001:db8::1")?;
     client.ip("route add 198.51.100.0/24 via 192.0.2.1")?;

@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use super::{
-    description::{Action, Close, Family, Target, Topology},
+    description::{Action, Close, Target, Topology},
+    family::Family,
     observation::{End, Facts, refusal, seen_facts},
     servers::{
         CONNECTION_LIMIT, Header, RESET_NOW, Registry, TAIL, datagram, number_of, read_end, reset_on_close,

@@ -2,10 +2,12 @@
 
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-use super::description::{
-    Action, Address, Binding, CLOSED_PORT, CONTAINERS, Case, Change, Close, Container, Families, Family,
-    HOST_PORTS, HOSTS, NETWORKS, Network, NetworkKind, OPEN_PORTS, Place, Protocol, Publication, Step,
-    Target, Topology,
+use super::{
+    description::{
+        Action, Address, Binding, CLOSED_PORT, CONTAINERS, Case, Change, Close, Container, HOST_PORTS, HOSTS,
+        NETWORKS, Network, NetworkKind, OPEN_PORTS, Place, Protocol, Publication, Step, Target, Topology,
+    },
+    family::{Families, Family},
 };
 
 /// Ports that UDP clients use again and again.

@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 use anyhow::Result;
 
 use super::{
-    description::{Family, HOSTS, NetworkKind, Topology, uplink},
+    description::{HOSTS, NetworkKind, Topology},
+    family::{Family, uplink},
     kernel_rules,
     site::Site,
 };

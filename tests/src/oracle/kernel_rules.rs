@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, net::SocketAddr};
 
-use super::description::{Binding, Family, NetworkKind, Topology, uplink};
+use super::{
+    description::{Binding, NetworkKind, Topology},
+    family::{Family, uplink},
+};
 
 /// The rules of one host, which take the place of all it had.
 pub fn ruleset(topology: &Topology, host: usize) -> String {

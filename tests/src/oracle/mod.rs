@@ -8,6 +8,7 @@
 pub mod actions;
 pub mod comparison;
 pub mod description;
+pub mod family;
 pub mod generator;
 pub mod kernel;
 pub mod kernel_rules;
@@ -19,4 +20,5 @@ pub mod shrink;
 pub mod site;
 pub mod sockets;
 pub mod stage;
+pub mod topology;
 pub mod weft;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{
     comparison::Difference,
-    description::{Action, Address, Binding, Family, Place, Protocol, Topology},
+    description::{Action, Address, Binding, NetworkKind, Place, Protocol, Topology},
+    family::Family,
 };
 
 /// A difference that is wanted.
@@ -116,10 +117,11 @@ pub static RULES: [Rule; 6] = [
         name: "fragments-longer-than-the-overlay",
         reason: "fragments from outside that are longer than the MTU of a container's interface come in all the same; the \
              kernel answers the first with packet too big (RFC 8200 section 5), and the sender tries again",
-        covers: |_, action, it| {
+        covers: |topology, action, it| {
             let Action::Udp { family: Family::V6, to, .. } = action else { return false };
+            let has_overlay = topology.networks.iter().any(|network| network.kind == NetworkKind::Overlay);
             let size = it.datagram.and_then(|datagram| to.get(datagram)).map_or(0, |(_, size)| *size);
-            size > 1400 && !is_served(it.kernel.as_deref()) && is_served(it.weft.as_deref())
+            has_overlay && size > 1400 && !is_served(it.kernel.as_deref()) && is_served(it.weft.as_deref())
         },
         applied: AtomicU64::new(0),
     },

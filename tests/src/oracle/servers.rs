@@ -23,7 +23,8 @@ use tokio::{
 };
 
 use super::{
-    description::{Close, Family, OPEN_PORTS},
+    description::{Close, OPEN_PORTS},
+    family::Family,
     observation::{End, Seen},
     sockets::Sockets,
 };

@@ -2,7 +2,10 @@
 //!
 //! proptest's own shrinking works on the raw choices, where leaving one out changes what the others mean.
 
-use super::description::{Action, Case, Families, Family, NetworkKind, Step, Topology};
+use super::{
+    description::{Action, Case, NetworkKind, Step, Topology},
+    family::{Families, Family},
+};
 
 /// Leaves one thing out.
 type Change<'a> = &'a dyn Fn(&mut Case);

@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use tokio::io::unix::AsyncFd;
 
 use super::{
-    description::{CONTAINERS, Family, HOSTS, NETWORKS, Place, Topology, client, subnet_of, uplink},
+    description::{CONTAINERS, HOSTS, NETWORKS, Place, Topology},
+    family::{Family, client, subnet_of, uplink},
     servers::{self, Registry},
     sockets::Sockets,
 };
@@ -70,7 +71,7 @@ impl Site {
         }
         let names: Vec<String> = (0..CONTAINERS).map(|slot| format!("c{slot}")).collect();
         let containers = hosts.iter().map(|host| host.containers(&names)).collect::<Result<Vec<_>>>()?;
-        // Direct routing attempts need routes: the third place is that of the overlay networks, see `Network::prefix`.
+        // Direct routing attempts need routes: the third place is that of the overlay networks, see `Network::address`.
         for place in 0..=HOSTS {
             for network in 0..NETWORKS {
                 for family in Family::ALL {

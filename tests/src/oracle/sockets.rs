@@ -22,7 +22,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, UdpSocket},
 };
 
-use super::description::Family;
+use super::family::Family;
 
 /// Makes sockets in one namespace.
 #[derive(Debug)]

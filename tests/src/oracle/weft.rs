@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::{
-    description::{Binding, Family, HOSTS, NetworkKind, Publication, Topology, uplink},
+    description::{Binding, HOSTS, NetworkKind, Publication, Topology},
+    family::{Family, uplink},
     kernel::vni,
     site::Site,
 };

@@ -7,7 +7,7 @@ pub mod packet;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tests::{
     Container, Daemon, Host, Lab, Namespace, Output, Process, Segment, lab::namespace::labtool_result,
@@ -121,9 +121,7 @@ impl OneHost {
     /// For IPv6 with both families.
     pub fn of(family: Family, title: &str, file: &str) -> Result<Self> {
         let lab = Lab::new(title)?;
-        let wire = lab.segment("192.0.2.0/24")?;
-        let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
-        let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+        let (wire, host, client) = host_and_client(&lab)?;
         if family == Family::V6 {
             dual_stack(&host, &client)?;
         }
@@ -133,6 +131,15 @@ impl OneHost {
         let db = host.container("db")?;
         let daemon = host.weft(&family.file(file))?;
         Ok(Self { lab, wire, host, client, web, shop, other, db, daemon })
+    }
+
+    /// What serves "hello" at port 80 of `web` is reached by the ports that lead there, from outside and from the host.
+    pub fn greets(&self, family: Family) -> Result<()> {
+        for (from, to) in [(&self.client, "192.0.2.1"), (&self.host, "127.0.0.1")] {
+            let heard = from.curl(&format!("http://{}", family.at(to, 8080)))?;
+            ensure!(heard.stdout == "hello", "{family:?} {to}: {heard:?}");
+        }
+        Ok(())
     }
 
     pub fn packets(&self, path: &str) -> Result<u64> {
@@ -146,12 +153,18 @@ impl OneHost {
 
 /// Packets that took a path so far.
 pub fn packets(daemon: &Daemon, path: &str) -> Result<u64> {
-    Ok(daemon.json(&["status"])?["counters"][path]["packets"].as_u64().unwrap_or(0))
+    counter(daemon, "counters", path)
 }
 
 /// Packets dropped for a reason so far.
 pub fn drops(daemon: &Daemon, reason: &str) -> Result<u64> {
-    Ok(daemon.json(&["status"])?["drops"][reason]["packets"].as_u64().unwrap_or(0))
+    counter(daemon, "drops", reason)
+}
+
+/// Every name is always there, so that one that is misspelt is not taken for nothing.
+fn counter(daemon: &Daemon, of: &str, name: &str) -> Result<u64> {
+    let status = daemon.json(&["status"])?;
+    status[of][name]["packets"].as_u64().with_context(|| format!("no {name} among the {of}"))
 }
 
 /// So many bytes by TCP to an address and port, which the receiver listens on or which are led to its port: all arrive.
@@ -178,6 +191,14 @@ pub fn datagrams(
     let counts = ["datagrams", "corrupted", "duplicates"].map(|key| number(&received, key));
     ensure!(counts == [count, 0, 0], "{address}, {count} x {size} bytes, {segments} segments: {received}");
     Ok(())
+}
+
+/// A host with 192.0.2.1 on a wire, whose default route leads to a client with 192.0.2.100.
+pub fn host_and_client(lab: &Lab) -> Result<(Segment, Host, Host)> {
+    let wire = lab.segment("192.0.2.0/24")?;
+    let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
+    let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
+    Ok((wire, host, client))
 }
 
 /// Gives host and client 2001:db8::1 and 2001:db8::100, and the host its default route.

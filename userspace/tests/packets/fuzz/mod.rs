@@ -6,6 +6,7 @@
 mod corpus;
 mod judge;
 mod random;
+mod translation;
 mod wire;
 
 use std::{collections::BTreeMap, env, time::Duration};
@@ -82,7 +83,11 @@ impl Ways {
         for ((way, is_v6), count) in &self.0 {
             println!("{count:>9} {} {way}", if *is_v6 { "IPv6" } else { "rest" });
         }
-        for path in paths.iter().filter(|_| runs >= TELLING) {
+        if runs < TELLING {
+            println!("{runs} packets are too few to expect one on each way");
+            return;
+        }
+        for path in paths {
             for is_v6 in [false, true] {
                 assert!(self.0.contains_key(&(format!("{path:?}"), is_v6)), "{path:?}, IPv6 {is_v6}: never");
             }

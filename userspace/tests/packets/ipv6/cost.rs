@@ -18,18 +18,18 @@ pub fn measure_all() -> Result {
     with_host(|host| {
         publish(host, TCP, 80, (&A, 8080))?;
         let bridged = Frame::tcp((B.address, 4000), (A.address, 80)).macs(B.mac(), A.mac()).payload(&PAYLOAD);
-        measure("bridge", Some(Path::Bridge), || sends(host, &B, &bridged))?;
+        measure("bridge", Path::Bridge, || sends(host, &B, &bridged))?;
         let out = Frame::tcp((A.address, 25_000), (REMOTE, 443)).sent_by(&A).payload(&PAYLOAD);
-        measure("masquerade, out", Some(Path::MasqueradeOut), || sends(host, &A, &out))?;
+        measure("masquerade, out", Path::MasqueradeOut, || sends(host, &A, &out))?;
         let back = Frame::tcp((REMOTE, 443), (HOST, 25_000)).by_router().payload(&PAYLOAD);
-        measure("masquerade, in", Some(Path::MasqueradeIn), || arrives(host, &back))?;
+        measure("masquerade, in", Path::MasqueradeIn, || arrives(host, &back))?;
         let request = Frame::tcp((REMOTE, 4430), (HOST, 80)).by_router().payload(&PAYLOAD);
-        measure("published port, in", Some(Path::PortmapIn), || arrives(host, &request))?;
+        measure("published port, in", Path::PortmapIn, || arrives(host, &request))?;
         let answer = Frame::tcp((A.address, 8080), (REMOTE, 4430)).sent_by(&A).payload(&PAYLOAD);
-        measure("published port, out", Some(Path::PortmapOut), || sends(host, &A, &answer))?;
+        measure("published port, out", Path::PortmapOut, || sends(host, &A, &answer))?;
         let hairpin = Frame::tcp((C.address, 4430), (HOST, 80)).sent_by(&C).payload(&PAYLOAD);
-        measure("hairpin, in", Some(Path::HairpinIn), || sends(host, &C, &hairpin))?;
+        measure("hairpin, in", Path::HairpinIn, || sends(host, &C, &hairpin))?;
         let far = Frame::tcp((M.address, 4430), (FAR, 80)).macs(M.mac(), FAR_MAC).payload(&PAYLOAD);
-        measure("encapsulation", Some(Path::Encapsulate), || sends(host, &M, &far))
+        measure("encapsulation", Path::Encapsulate, || sends(host, &M, &far))
     })
 }
