@@ -3,7 +3,7 @@
 use core::hint::cold_path;
 
 use dataplane_common::{
-    abi::{DropReason, Flow, FlowKind, Index, Tuple},
+    abi::{DropReason, Flow, FlowKind, Index, NextHop, Tuple},
     flow::{Direction, State},
     packet::{protocol, tcp_flags},
 };
@@ -20,7 +20,7 @@ pub const TOUCH_INTERVAL_NS: u64 = 1_000_000_000;
 
 /// Finds the record of a packet from the container and takes note of the packet.
 #[inline(always)]
-pub fn find_inside<'a>(inside: &Tuple, parsed: &Parsed, epoch: u32) -> Option<&'a Flow> {
+pub fn find_inside<'a>(inside: &Tuple, parsed: &Parsed, epoch: u32) -> Option<&'a mut Flow> {
     find(inside, parsed, Direction::FromInside, |flow| flow.epoch == epoch)
 }
 
@@ -75,7 +75,7 @@ fn find<'a>(
     parsed: &Parsed,
     direction: Direction,
     belongs: impl Fn(&Flow) -> bool,
-) -> Option<&'a Flow> {
+) -> Option<&'a mut Flow> {
     if !parsed.has_ports {
         return None;
     }
@@ -118,6 +118,8 @@ fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
     let now = helpers::now_ns();
     if now.wrapping_sub(flow.last_seen_ns) > TOUCH_INTERVAL_NS {
         flow.last_seen_ns = now;
+        // Routes and neighbours change.
+        flow.next_hop = NextHop::UNKNOWN;
     }
 }
 
@@ -197,7 +199,8 @@ pub fn begin(flow: &mut Flow, kind: u8, uplink: u32) {
     flow.remote_network = 0;
     flow.remote_epoch = 0;
     flow.kind = kind;
-    flow.reserved = [0; 2];
+    flow.next_hop = NextHop::UNKNOWN;
+    flow.reserved = [0; 6];
 }
 
 /// Enters a new flow. The record comes first, so that whoever sees the index entry finds the record.

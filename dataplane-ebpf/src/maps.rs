@@ -10,8 +10,8 @@ use aya_ebpf::{
 };
 use dataplane_common::abi::{
     Address, COUNTER_CELLS, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, FragmentKey, Fragments,
-    HostSocketKey, HostSocketValue, IcmpBudget, Index, Mapping, MappingKey, Path, Peer, PortSet, Publication,
-    PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
+    HostSocketKey, HostSocketValue, IcmpBudget, Index, Mapping, MappingKey, Path, Peer, PeerNextHop, PortSet,
+    Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
 };
 
 use crate::{external_port::Search, icmp_error::Quoted, parse::Parsed};
@@ -27,6 +27,8 @@ static ENDPOINTS: HashMap<EndpointKey, Endpoint, 8192, ON_DEMAND> = HashMap::new
 static REMOTES: HashMap<EndpointKey, Remote, 131072, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "peers")]
 static PEERS: HashMap<u32, Peer, 8192, ON_DEMAND> = HashMap::new();
+#[btf_map(name = "peer_next_hops")]
+static PEER_NEXT_HOPS: HashMap<u32, PeerNextHop, 8192, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "vxlan")]
 static VXLAN: HashMap<VxlanKey, u32, 65536, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "subnets")]
@@ -105,6 +107,18 @@ pub fn endpoint<'a>(network: u32, address: &Address) -> Option<&'a Endpoint> {
 pub fn remote<'a>(network: u32, address: &Address) -> Option<&'a Remote> {
     // SAFETY: as for `device`.
     unsafe { REMOTES.get(EndpointKey { network, address: *address }) }
+}
+
+#[inline(always)]
+pub fn peer_next_hop<'a>(number: u32) -> Option<&'a PeerNextHop> {
+    // SAFETY: as for `device`: half of each is a frame that nobody takes, and that at most once a second.
+    unsafe { PEER_NEXT_HOPS.get(number) }
+}
+
+#[inline(always)]
+pub fn set_peer_next_hop(number: u32, next_hop: &PeerNextHop) {
+    // Where it cannot be entered the next packet tries again.
+    let _ = PEER_NEXT_HOPS.insert(number, next_hop, u64::from(BPF_ANY));
 }
 
 #[inline(always)]

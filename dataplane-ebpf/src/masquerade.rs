@@ -1,5 +1,7 @@
 //! Masquerade: a container's flow to the world leaves with the uplink's address and a port of weft's pool.
 
+use core::hint::cold_path;
+
 use dataplane_common::{
     abi::{Address, Device, DeviceRole, DropReason, Endpoint, Flow, FlowKind, Index, Path, Tuple, flags},
     flow::{Direction, State},
@@ -26,7 +28,19 @@ pub fn leave(packet: &Packet, parsed: &Parsed, device: &Device, flow: &Flow) -> 
         FlowKind::ROUTED => Path::RoutedOut,
         _ => Path::MasqueradeOut,
     };
-    redirect::to_uplink(flow.uplink, path)
+    redirect::to_next_hop(packet, flow.uplink, &flow.next_hop, path)
+}
+
+/// A packet of a flow that is there. The first that leaves in a second goes the kernel's way, which keeps the neighbour alive,
+/// and the next hop is remembered for the others: the kernel would look for the route of each.
+#[inline(always)]
+pub fn go_on(packet: &Packet, parsed: &Parsed, device: &Device, flow: &mut Flow) -> Outcome<Verdict> {
+    let verdict = leave(packet, parsed, device, flow)?;
+    if !flow.next_hop.is_known() {
+        cold_path();
+        flow.next_hop = route::next_hop(*packet, &flow.outside.local, &flow.outside.remote, flow.uplink);
+    }
+    Ok(verdict)
 }
 
 /// Whether the packet, or each segment of it, fits the uplink. The container's own MTU nearly always sees to that.

@@ -1,7 +1,9 @@
 //! VXLAN (RFC 7348): frames for containers on other hosts, without a tunnel device.
 
+use core::hint::cold_path;
+
 use dataplane_common::{
-    abi::{Address, Device, DropReason, MacAddress, Path, Peer, Remote, flags},
+    abi::{Address, Device, DropReason, MacAddress, Path, Peer, PeerNextHop, Remote, flags},
     packet::{
         Be16, Be32, ChecksumDelta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
         Ethernet, Ipv4, Ipv6, Ports, Udp, VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6, Vxlan, protocol,
@@ -12,7 +14,7 @@ use crate::{
     helpers, maps,
     packet::Packet,
     parse::{Fragment, Parsed},
-    redirect,
+    redirect, route,
     verdict::{Outcome, Verdict},
 };
 
@@ -28,6 +30,9 @@ const ENCAPSULATE_V6: u64 = ENCAPSULATE | 1 << 2;
 /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and `_IPV6`: what the inner packet is, where the outer one is of the other family.
 const DECAPSULATE_V4: u64 = FIXED_GSO | 1 << 7;
 const DECAPSULATE_V6: u64 = FIXED_GSO | 1 << 8;
+
+/// How long a next hop is not asked for again.
+const NEXT_HOP_VALID_NS: u64 = 1_000_000_000;
 
 /// Time to live or hop limit of the outer packet.
 const HOPS: u8 = 64;
@@ -130,6 +135,21 @@ pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Re
     ethernet.source = inner.source;
     ethernet.ether_type = Be16::new(inner.ether_type);
 
+    leave(packet, remote.peer, peer)
+}
+
+/// To the next hop towards the peer, which is remembered for a second, see `masquerade::go_on`.
+#[inline(always)]
+fn leave(packet: &Packet, number: u32, peer: &Peer) -> Outcome<Verdict> {
+    let now = helpers::now_ns();
+    if let Some(known) = maps::peer_next_hop(number)
+        && now.wrapping_sub(known.learned_ns) < NEXT_HOP_VALID_NS
+    {
+        return redirect::to_next_hop(packet, peer.ifindex, &known.next_hop, Path::Encapsulate);
+    }
+    cold_path();
+    let next_hop = route::next_hop(*packet, &peer.local, &peer.remote, peer.ifindex);
+    maps::set_peer_next_hop(number, &PeerNextHop { learned_ns: now, next_hop, reserved: [0; 4] });
     redirect::to_uplink(peer.ifindex, Path::Encapsulate)
 }
 

@@ -1,7 +1,7 @@
 //! The last step: where a finished packet goes.
 
 use dataplane_common::{
-    abi::{DropReason, Endpoint, MacAddress, Path},
+    abi::{DropReason, Endpoint, MacAddress, NextHop, Path},
     packet::Ethernet,
 };
 
@@ -24,6 +24,18 @@ pub fn to_container(
     ethernet.source = source;
     helpers::to_host(packet.skb);
     Ok(Verdict::Redirect(path, helpers::redirect_peer(endpoint.ifindex)))
+}
+
+/// Out to the world, by a next hop where one is known.
+#[inline(always)]
+pub fn to_next_hop(packet: &Packet, ifindex: u32, next_hop: &NextHop, path: Path) -> Outcome<Verdict> {
+    if !next_hop.is_known() {
+        return to_uplink(ifindex, path);
+    }
+    let ethernet = packet.write::<Ethernet>(0)?;
+    ethernet.destination = next_hop.destination;
+    ethernet.source = next_hop.source;
+    Ok(Verdict::Redirect(path, helpers::redirect(ifindex, 0)))
 }
 
 /// Out to the world. The kernel knows route and neighbour, and resolves the neighbour where it must.

@@ -10,7 +10,7 @@ use common::{
     fragments::{Fragments, ORDERS},
     packets, within,
 };
-use tests::{Container, Daemon, Host, Lab};
+use tests::{Container, Daemon, Host, Lab, lab::namespace::labtool_result};
 
 struct Overlay {
     lab: Lab,
@@ -294,4 +294,19 @@ fn isolated_members_are_so_across_hosts() -> Result<()> {
         assert!(a.pings("10.20.0.5")? && b.pings("10.20.0.6")?, "{which}: the own host");
     }
     lab.finish()
+}
+
+/// The next hop towards a peer is remembered, and asked for anew once a second.
+#[test]
+fn a_peer_with_another_mac_is_followed() -> Result<()> {
+    let it = Overlay::new("peermac", "")?;
+    let [here, there] = &it.containers;
+    let _echo = there.serve_echo(7)?;
+    let mut flow = here.start_labtool("udp-ping 10.20.0.6:7 --count 2000 --interval-us 2000")?;
+    std::thread::sleep(Duration::from_millis(1500));
+    it.hosts[1].check("sysctl -qw net.ipv4.conf.eth0.arp_notify=1")?;
+    it.hosts[1].ip("link set dev eth0 address 02:00:00:00:aa:99")?;
+    let report = labtool_result(&mut flow, LIMIT)?;
+    assert!(report["longest_silence_ms"].as_u64().is_some_and(|silence| silence < 1500), "{report}");
+    it.lab.finish()
 }

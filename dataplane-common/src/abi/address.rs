@@ -8,6 +8,26 @@ pod! {
         /// The six octets.
         pub octets: [u8; 6],
     }
+
+    /// The Ethernet header of what leaves by an uplink.
+    pub struct NextHop [12] {
+        /// MAC address of the router, or of the other end itself.
+        pub destination: MacAddress,
+        /// MAC address of the uplink.
+        pub source: MacAddress,
+    }
+}
+
+impl NextHop {
+    /// None.
+    pub const UNKNOWN: Self =
+        Self { destination: MacAddress { octets: [0; 6] }, source: MacAddress { octets: [0; 6] } };
+
+    /// Whether it is one.
+    #[inline(always)]
+    pub fn is_known(&self) -> bool {
+        *self != Self::UNKNOWN
+    }
 }
 
 impl MacAddress {

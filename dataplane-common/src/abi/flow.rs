@@ -1,6 +1,6 @@
 //! Flow records and what leads to them.
 
-use super::{Address, pod};
+use super::{Address, NextHop, pod};
 
 /// Values of [`Flow::kind`].
 pub struct FlowKind;
@@ -47,7 +47,7 @@ pod! {
     }
 
     /// Maps `flows` and `unconfirmed`, key: the inside [`Tuple`]. One record serves both directions.
-    pub struct Flow [80] {
+    pub struct Flow [96] {
         /// The flow as the wire sees it.
         pub outside: Tuple,
         /// Last packet of either direction; 0 while the record is being removed.
@@ -68,8 +68,10 @@ pod! {
         pub kind: u8,
         /// A `flow::State`.
         pub state: u8,
+        /// Where its packets leave to; asked for anew once a second.
+        pub next_hop: NextHop,
         /// Zero.
-        pub reserved: [u8; 2],
+        pub reserved: [u8; 6],
     }
 
     /// Map `ports`, key: an outside [`Tuple`]. Inserting here with `BPF_NOEXIST` is the claim of an external port.

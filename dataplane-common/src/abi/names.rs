@@ -13,6 +13,8 @@ pub mod map {
     pub const REMOTES: &str = "remotes";
     /// peer number -> [`super::super::Peer`].
     pub const PEERS: &str = "peers";
+    /// peer number -> [`super::super::PeerNextHop`].
+    pub const PEER_NEXT_HOPS: &str = "peer_next_hops";
     /// [`super::super::VxlanKey`] -> network number.
     pub const VXLAN: &str = "vxlan";
     /// [`super::super::SubnetKey`] -> [`super::super::Subnet`], longest prefix match.

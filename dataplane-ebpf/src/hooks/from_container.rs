@@ -195,7 +195,7 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device, scope: Scope, epoch
                 FlowKind::TURN_BACK if scope == Scope::Beyond => {
                     return turn_back::again(*packet, parsed, flow);
                 }
-                _ if scope == Scope::Beyond => return masquerade::leave(packet, parsed, device, flow),
+                _ if scope == Scope::Beyond => return masquerade::go_on(packet, parsed, device, flow),
                 _ => {}
             }
         }

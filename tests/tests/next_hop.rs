@@ -1,0 +1,93 @@
+//! The next hop of a flow is remembered, and followed when it changes.
+
+mod common;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use common::{Family, LIMIT, ONE_HOST, OneHost, within};
+use serde_json::Value;
+use tests::{Host, lab::namespace::labtool_result};
+
+/// The flows run for four.
+const WAIT: Duration = Duration::from_secs(3);
+const OTHER_MAC: &str = "02:00:00:00:aa:99";
+
+/// MAC addresses that flows leave to.
+fn next_hops(it: &OneHost) -> Result<Vec<String>> {
+    let bpf = it.daemon.bpf_dir().display();
+    let dump = it.host.check(&format!("bpftool -j map dump pinned {bpf}/v1/maps/flows"))?;
+    let flows: Vec<Value> = serde_json::from_str(&dump)?;
+    let octets = |flow: &Value| -> Option<String> {
+        let octets = flow["formatted"]["value"]["next_hop"]["destination"]["octets"].as_array()?;
+        let octets: Option<Vec<u64>> = octets.iter().map(Value::as_u64).collect();
+        Some(octets?.iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":"))
+    };
+    flows.iter().map(|flow| octets(flow).with_context(|| format!("no next hop in {flow}"))).collect()
+}
+
+fn mac(host: &Host) -> Result<String> {
+    let links: Value = serde_json::from_str(&host.ip("-j link show dev eth0")?)?;
+    Ok(links[0]["address"].as_str().context("no address")?.to_owned())
+}
+
+/// The other end gets another MAC address, and tells its link.
+fn change_mac(host: &Host) -> Result<()> {
+    host.check("sysctl -qw net.ipv4.conf.eth0.arp_notify=1 net.ipv6.conf.eth0.ndisc_notify=1")?;
+    host.ip(&format!("link set dev eth0 address {OTHER_MAC}"))?;
+    Ok(())
+}
+
+/// Out of the container and back in through a published port: whoever opened the flow, its packets leave alike.
+fn another_mac(family: Family, title: &str) -> Result<()> {
+    let it = OneHost::of(family, title, ONE_HOST)?;
+    let _echo = [it.client.serve_echo(7)?, it.web.serve_echo(53)?];
+    let ping = "--count 2000 --interval-us 2000";
+    let mut flows = [
+        it.web.start_labtool(&format!("udp-ping {} {ping}", family.at("192.0.2.100", 7)))?,
+        it.client.start_labtool(&format!("udp-ping {} {ping}", family.at("192.0.2.1", 5353)))?,
+    ];
+    let before = mac(&it.client)?;
+    within(WAIT, "they are remembered", || Ok(next_hops(&it)? == [before.as_str(); 2]))?;
+    change_mac(&it.client)?;
+    for flow in &mut flows {
+        let report = labtool_result(flow, LIMIT)?;
+        assert_eq!(report["corrupted"], 0, "{report}");
+        // Once a second the neighbour is asked for anew.
+        let silence = report["longest_silence_ms"].as_u64().context("no silence")?;
+        assert!(silence < 1500, "{report}");
+    }
+    assert_eq!(next_hops(&it)?, [OTHER_MAC, OTHER_MAC], "they have changed");
+    it.lab.finish()
+}
+
+#[test]
+fn a_router_with_another_mac_is_followed() -> Result<()> {
+    another_mac(Family::V4, "mac")
+}
+
+#[test]
+fn a_router_with_another_mac_is_followed_over_ipv6() -> Result<()> {
+    another_mac(Family::V6, "v6mac")
+}
+
+/// The route of flows that run moves to another router.
+#[test]
+fn another_router_is_followed() -> Result<()> {
+    let it = OneHost::new("router")?;
+    // Beside the client there is a second way to an address that only the two of them have.
+    let second = it.lab.host("second")?.on(&it.wire, "192.0.2.200/24")?.default_via("192.0.2.1")?;
+    for router in [&it.client, &second] {
+        router.ip("addr add 198.51.100.7/32 dev lo")?;
+    }
+    let echo = "echo-serve 198.51.100.7:7";
+    let _echo = [it.client.serve(echo)?, second.serve(echo)?];
+    let mut flow = it.web.start_labtool("udp-ping 198.51.100.7:7 --count 2000 --interval-us 2000")?;
+    let routers = [mac(&it.client)?, mac(&second)?];
+    within(WAIT, "the first is remembered", || Ok(next_hops(&it)? == routers[..1]))?;
+    it.host.ip("route replace 198.51.100.7 via 192.0.2.200")?;
+    within(WAIT, "the second is", || Ok(next_hops(&it)? == routers[1..]))?;
+    let report = labtool_result(&mut flow, LIMIT)?;
+    assert_eq!(report["lost"], 0, "{report}");
+    it.lab.finish()
+}
