@@ -1,7 +1,7 @@
 //! The oracle: weft against the kernel's own way, on random topologies with random actions.
 //!
 //! `WEFT_ORACLE_CASES` is the number of cases (500), `WEFT_ORACLE_SEED` the seed of the first (1), `WEFT_ORACLE_STAGES` the
-//! pairs of labs at one time (5), `WEFT_ORACLE_FAMILIES=both` draws cases of both families. `WEFT_ORACLE_CASE` is the
+//! pairs of labs at one time (5), `WEFT_ORACLE_FAMILIES=ipv4` draws cases of IPv4 alone. `WEFT_ORACLE_CASE` is the
 //! description of one case to replay.
 
 use std::{
@@ -26,12 +26,11 @@ fn number(variable: &str, default: u64) -> Result<u64> {
     }
 }
 
-/// Whether cases are of both families (`WEFT_ORACLE_FAMILIES=both`). In an ordinary run they are of IPv4, until the
-/// differences are understood that come and go with IPv6 (docs/architecture.md).
+/// Whether cases are of both families; `WEFT_ORACLE_FAMILIES=ipv4` draws those of IPv4 alone.
 fn both_families() -> Result<bool> {
     match env::var("WEFT_ORACLE_FAMILIES").as_deref() {
-        Ok("both") => Ok(true),
-        Ok("ipv4") | Err(_) => Ok(false),
+        Ok("both") | Err(_) => Ok(true),
+        Ok("ipv4") => Ok(false),
         Ok(other) => anyhow::bail!("WEFT_ORACLE_FAMILIES={other} is neither both nor ipv4"),
     }
 }
