@@ -341,16 +341,33 @@ fn isolated_members_reach_published_ports() -> Result<()> {
     it.lab.finish()
 }
 
+/// `web` in `only` as well.
+fn both(file: &str) -> String {
+    file.replace("ipv6_address: \"fd00:10::10\" } }\n", "ipv6_address: \"fd00:10::10\" }, only: {} }\n")
+}
+
 /// A client that shares a network with the container, but not the one that its published ports lead to.
 #[test]
 fn published_ports_of_a_neighbour_elsewhere() -> Result<()> {
-    let both =
-        FILE.replace("ipv6_address: \"fd00:10::10\" } }\n", "ipv6_address: \"fd00:10::10\" }, only: {} }\n");
-    let it = Dual::with("v6elsewhere", &both)?;
+    let it = Dual::with("v6elsewhere", &both(FILE))?;
     let _web = it.web.serve_whoami(80)?;
     let other = Dual::address_of(&it.other)?;
     assert_eq!(it.other.whoami("tcp", "[2001:db8::1]:8080")?.ip().to_string(), other);
     assert_eq!(drops(&it.daemon, "spoofed_address")?, 0);
+    it.lab.finish()
+}
+
+/// The same as soon as `apply` has answered, and by the first packet: `web` has to ask for its client by an interface that
+/// has just come, with nothing but the link-local address there to ask with.
+#[test]
+fn the_first_packet_of_a_neighbour_elsewhere_is_answered() -> Result<()> {
+    let it = Dual::new("v6first")?;
+    let _web = it.web.serve_whoami(80)?;
+    it.daemon.rewrite(&both(FILE))?;
+    it.daemon.command(&["apply", "-f", &it.daemon.file().display().to_string()])?.expect_ok()?;
+    assert_eq!(it.web.ip("-6 addr show tentative")?, "");
+    it.other.whoami("tcp", "[2001:db8::1]:8080")?;
+    assert_eq!(it.other.check("nstat -asz TcpRetransSegs | awk '/^Tcp/ { print $2 }'")?.trim(), "0");
     it.lab.finish()
 }
 

@@ -116,16 +116,33 @@ pub static RULES: [Rule; 6] = [
     Rule {
         name: "fragments-longer-than-the-overlay",
         reason: "fragments from outside that are longer than the MTU of a container's interface come in all the same; the \
-             kernel answers the first with packet too big (RFC 8200 section 5), and the sender tries again",
+             kernel answers the first with packet too big (RFC 8200 section 5), also to whom it lets nothing in, and the \
+             sender tries again",
         covers: |topology, action, it| {
-            let Action::Udp { family: Family::V6, to, .. } = action else { return false };
             let has_overlay = topology.networks.iter().any(|network| network.kind == NetworkKind::Overlay);
-            let size = it.datagram.and_then(|datagram| to.get(datagram)).map_or(0, |(_, size)| *size);
-            has_overlay && size > 1400 && !is_served(it.kernel.as_deref()) && is_served(it.weft.as_deref())
+            let (to, size) = match action {
+                Action::Udp { to, .. } => match it.datagram.and_then(|datagram| to.get(datagram)) {
+                    Some((to, size)) => (to.address, *size),
+                    None => return false,
+                },
+                Action::Ping { to, size, .. } => (*to, *size),
+                Action::Tcp { .. } => return false,
+            };
+            let kernel = it.kernel.as_deref();
+            // A container's own address, which nobody outside reaches.
+            let is_direct = action.from() == Place::Client && matches!(to, Address::Container(..));
+            let is_told = is_direct && kernel == Some(TOO_LONG) && it.weft.as_deref() == Some("no answer");
+            has_overlay
+                && action.family() == Family::V6
+                && size > 1400
+                && (is_told || !is_served(kernel) && is_served(it.weft.as_deref()))
         },
         applied: AtomicU64::new(0),
     },
 ];
+
+/// What a socket says that has heard of a "packet too big".
+const TOO_LONG: &str = "Message too long (os error 90)";
 
 /// Whether containers of this host reach the address by masquerade.
 fn is_outside(topology: &Topology, host: usize, address: Address) -> bool {
@@ -139,7 +156,7 @@ fn is_outside(topology: &Topology, host: usize, address: Address) -> bool {
 
 /// Whether a fact of an action is there only where somebody was reached.
 fn is_served(fact: Option<&str>) -> bool {
-    !matches!(fact, None | Some("blocked" | "no answer" | "refused" | "Message too long (os error 90)"))
+    !matches!(fact, None | Some("blocked" | "no answer" | "refused" | TOO_LONG))
 }
 
 /// Whether it is what the loss of an answer makes.

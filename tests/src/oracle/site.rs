@@ -57,6 +57,10 @@ impl Site {
             let [v4, v6] = address;
             let host = host.clone().on(&wire, &format!("{v4}/24"))?;
             host.ip(&format!("address add {v6}/64 dev eth0 nodad"))?;
+            // Who has answered "packet too big" for a container of an overlay behind a published port is an end of the tunnels
+            // as well: believed for the usual ten minutes, it makes the path between the hosts too narrow for them, in this
+            // case and all that follow.
+            host.sysctl("net.ipv6.route.mtu_expires", "0")?;
             detection(1)?;
             Ok(host)
         };

@@ -11,7 +11,7 @@ use tokio::{
 use super::{
     actions::Doer,
     comparison::{Difference, compare},
-    description::{Action, Address, Case, Place, Topology},
+    description::{Action, Address, Case, HOSTS, Place, Topology},
     kernel::KernelSide,
     observation::Facts,
     site::{Actors, Site},
@@ -131,16 +131,23 @@ impl Stage {
         self.settle()
     }
 
-    /// Waits until every container reaches its gateways: a bridge forwards for a new port when the kernel's link watch has
-    /// seen its carrier, and an ARP request before that is lost. What never settles differs then.
+    /// Waits until hosts and containers reach their gateways: a bridge forwards for a new port when the kernel's link watch has
+    /// seen its carrier, and an ARP request before that is lost; an IPv6 address is listed before packets for it are taken,
+    /// and leave by the default route until then. What never settles differs then.
     fn settle(&self) -> Result<()> {
-        let gateways: Vec<Action> = self
-            .topology
-            .present()
-            .flat_map(|(slot, container)| container.networks.iter().map(move |network| (slot, *network)))
-            .flat_map(|(slot, network)| {
-                self.topology.networks[network].families.iter().map(move |family| Action::Ping {
-                    from: Place::Container(slot),
+        let networks = &self.topology.networks;
+        let members = self.topology.present().flat_map(|(slot, container)| {
+            container.networks.iter().map(move |network| (Place::Container(slot), *network))
+        });
+        let hosts = (0..HOSTS).flat_map(|host| {
+            let of_host = networks.iter().enumerate().filter(move |(_, network)| network.is_on(host));
+            of_host.map(move |(network, _)| (Place::Host(host), network))
+        });
+        let gateways: Vec<Action> = members
+            .chain(hosts)
+            .flat_map(|(from, network)| {
+                networks[network].families.iter().map(move |family| Action::Ping {
+                    from,
                     family,
                     to: Address::Gateway(network),
                     size: 32,

@@ -101,11 +101,20 @@ fn of_device_in(family: &str, group: &str, device: &str, setting: &str) -> Strin
 }
 
 /// A container's interface has the addresses that weft gives it, and the link-local one that is made of its MAC address
-/// (the programs know that one): no router is heard, and no address made up.
+/// (the programs know that one): no router is heard, and no address made up. Its network has each MAC address once, and so
+/// nothing is to be detected. While it was, for up to two seconds, the container could not ask for a neighbour that came to
+/// it by a published port of another network: it has no other address here to ask with (RFC 4861 section 7.2.2, RFC 4862
+/// section 5.4).
 pub fn ensure_ipv6_of_container(device: &str) -> Result<()> {
     ensure_ipv6(
         device,
-        &[("disable_ipv6", "0"), ("addr_gen_mode", "0"), ("accept_ra", "0"), ("autoconf", "0")],
+        &[
+            ("disable_ipv6", "0"),
+            ("addr_gen_mode", "0"),
+            ("accept_dad", "0"),
+            ("accept_ra", "0"),
+            ("autoconf", "0"),
+        ],
     )
 }
 

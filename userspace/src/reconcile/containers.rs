@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dataplane_common::abi::{Address, MacAddress};
 use ipnetwork::IpNetwork;
 
 use super::{
@@ -104,7 +105,9 @@ struct Path {
     container: u32,
     veth: u32,
     bridge: u32,
-    address_v6: Option<IpAddr>,
+    /// Those of IPv6, the link-local one among them: without it no neighbour is asked for that has come by a published port
+    /// of another network.
+    addresses_v6: Vec<IpAddr>,
 }
 
 impl Path {
@@ -114,8 +117,8 @@ impl Path {
         self.inside.wait_until_running(self.container, end).await?;
         host.wait_until_running(self.veth, end).await?;
         host.wait_until_running(self.bridge, end).await?;
-        if let Some(address) = self.address_v6 {
-            self.inside.wait_until_local(address, start + LONGEST_WAIT_FOR_ADDRESSES).await?;
+        for address in &self.addresses_v6 {
+            self.inside.wait_until_local(*address, start + LONGEST_WAIT_FOR_ADDRESSES).await?;
         }
         Ok(())
     }
@@ -336,8 +339,10 @@ async fn ensure_one(
         _ => None,
     });
     let (container, veth) = (ensured.container_ifindex, ensured.ifindex);
-    let address_v6 = shape.addresses.v6.map(|network| network.ip());
-    Ok((veth, peer, Path { inside, container, veth, bridge: shape.spec.bridge, address_v6 }))
+    let link_local = Address::link_local(&MacAddress { octets: shape.spec.container_mac_address.0 });
+    let own = shape.addresses.v6.iter();
+    let addresses_v6 = own.flat_map(|network| [network.ip(), link_local.into()]).collect();
+    Ok((veth, peer, Path { inside, container, veth, bridge: shape.spec.bridge, addresses_v6 }))
 }
 
 async fn ensure_addresses(shape: &Shape, ifindex: u32, inside: &Netlink) -> crate::netdev::Result<()> {
