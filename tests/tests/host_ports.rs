@@ -53,8 +53,11 @@ fn published_ports_are_never_picked() -> Result<()> {
             // All others were: it was really the end.
             let free: Vec<u16> = (20000..=20031).filter(|port| !published.contains(port)).collect();
             assert_eq!(used, free, "{protocol}, {way}");
-            // The ports of closed connections are held by TIME-WAIT, and masquerade must see them free again.
-            it.host.run("ss -K state time-wait")?;
+            // The ports of closed connections are held by TIME-WAIT, into which they come when the other end has answered.
+            within(WAIT, "their ports are free again", || {
+                it.host.run("ss -K state time-wait")?;
+                Ok(it.host.check("ss -Htan dst 192.0.2.100:9100")?.is_empty())
+            })?;
         }
     }
     it.lab.finish()
