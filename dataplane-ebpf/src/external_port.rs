@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use dataplane_common::{
-    abi::{Address, DropReason, Mapping, MappingKey, PortSet, Settings, Tuple},
+    abi::{Address, DropReason, Index, Mapping, MappingKey, PortSet, Settings, Tuple},
     packet::protocol,
 };
 
@@ -96,9 +96,7 @@ impl Search {
 #[inline(always)]
 fn claim_port(packet: Packet, inside: &Tuple, external: &Address, settings: &Settings) -> Outcome<u16> {
     let scratch = maps::scratch().ok_or(DropReason::HelperFailed)?;
-    scratch.claimant.inside = *inside;
-    scratch.claimant.inside.remote = Address::UNSPECIFIED;
-    scratch.claimant.inside.remote_port = 0;
+    scratch.claimant = Index::of(inside.claim());
     scratch.claim = scratch.claimant.inside;
     scratch.claim.local = *external;
     // An ICMP identifier is no port: nobody else on this host uses the number space.

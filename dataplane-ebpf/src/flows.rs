@@ -101,6 +101,9 @@ fn find<'a>(
         // The record in `flows` is found first from now on. Where the table is full the flow stays unconfirmed: it
         // works, but may be evicted.
         maps::remove_unconfirmed_flow(inside);
+        // What was removed may be another flow's at once.
+        // SAFETY: as above.
+        return Some(unsafe { &mut *maps::flow(inside)? });
     }
     Some(flow)
 }
@@ -118,8 +121,6 @@ fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
     let now = helpers::now_ns();
     if now.wrapping_sub(flow.last_seen_ns) > TOUCH_INTERVAL_NS {
         flow.last_seen_ns = now;
-        // Routes and neighbours change.
-        flow.next_hop = NextHop::UNKNOWN;
     }
 }
 
@@ -199,8 +200,8 @@ pub fn begin(flow: &mut Flow, kind: u8, uplink: u32) {
     flow.remote_network = 0;
     flow.remote_epoch = 0;
     flow.kind = kind;
+    flow.reserved = [0; 2];
     flow.next_hop = NextHop::UNKNOWN;
-    flow.reserved = [0; 6];
 }
 
 /// Enters a new flow. The record comes first, so that whoever sees the index entry finds the record.

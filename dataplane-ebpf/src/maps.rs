@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use dataplane_common::abi::{
     Address, COUNTER_CELLS, Counter, Device, DropReason, Endpoint, EndpointKey, Flow, FragmentKey, Fragments,
-    HostSocketKey, HostSocketValue, IcmpBudget, Index, Mapping, MappingKey, Path, Peer, PeerNextHop, PortSet,
+    HostSocketKey, HostSocketValue, IcmpBudget, Index, Mapping, MappingKey, NextHop, Path, Peer, PortSet,
     Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
 };
 
@@ -28,7 +28,7 @@ static REMOTES: HashMap<EndpointKey, Remote, 131072, ON_DEMAND> = HashMap::new()
 #[btf_map(name = "peers")]
 static PEERS: HashMap<u32, Peer, 8192, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "peer_next_hops")]
-static PEER_NEXT_HOPS: HashMap<u32, PeerNextHop, 8192, ON_DEMAND> = HashMap::new();
+static PEER_NEXT_HOPS: LruHashMap<u32, NextHop, 8192> = LruHashMap::new();
 #[btf_map(name = "vxlan")]
 static VXLAN: HashMap<VxlanKey, u32, 65536, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "subnets")]
@@ -110,15 +110,14 @@ pub fn remote<'a>(network: u32, address: &Address) -> Option<&'a Remote> {
 }
 
 #[inline(always)]
-pub fn peer_next_hop<'a>(number: u32) -> Option<&'a PeerNextHop> {
-    // SAFETY: as for `device`: half of each is a frame that nobody takes, and that at most once a second.
-    unsafe { PEER_NEXT_HOPS.get(number) }
+pub fn peer_next_hop(number: u32) -> Option<*mut NextHop> {
+    PEER_NEXT_HOPS.get_ptr_mut(number)
 }
 
 #[inline(always)]
-pub fn set_peer_next_hop(number: u32, next_hop: &PeerNextHop) {
-    // Where it cannot be entered the next packet tries again.
-    let _ = PEER_NEXT_HOPS.insert(number, next_hop, u64::from(BPF_ANY));
+pub fn add_peer_next_hop(number: u32) -> Option<*mut NextHop> {
+    PEER_NEXT_HOPS.insert(number, &NextHop::UNKNOWN, u64::from(BPF_ANY)).ok()?;
+    peer_next_hop(number)
 }
 
 #[inline(always)]

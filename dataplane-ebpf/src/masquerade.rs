@@ -5,6 +5,7 @@ use core::hint::cold_path;
 use dataplane_common::{
     abi::{Address, Device, DeviceRole, DropReason, Endpoint, Flow, FlowKind, Index, Path, Tuple, flags},
     flow::{Direction, State},
+    packet::tcp_flags,
 };
 
 use crate::{
@@ -15,32 +16,45 @@ use crate::{
     verdict::{Outcome, Verdict},
 };
 
-/// A packet of a masqueraded flow on its way out.
+/// The first packet of a flow on its way out.
 #[inline(always)]
 pub fn leave(packet: &Packet, parsed: &Parsed, device: &Device, flow: &Flow) -> Outcome<Verdict> {
+    let path = translate_out(packet, parsed, device, flow)?;
+    redirect::to_uplink(flow.uplink, path)
+}
+
+/// Makes a packet one of the host's, all but its Ethernet header.
+#[inline(always)]
+fn translate_out(packet: &Packet, parsed: &Parsed, device: &Device, flow: &Flow) -> Outcome<Path> {
     if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     fits(packet, parsed, device, flow.uplink)?;
     translate::rewrite(*packet, parsed, &flow.outside)?;
-    let path = match flow.kind {
+    Ok(match flow.kind {
         FlowKind::PORTMAP => Path::PortmapOut,
         FlowKind::ROUTED => Path::RoutedOut,
         _ => Path::MasqueradeOut,
-    };
-    redirect::to_next_hop(packet, flow.uplink, &flow.next_hop, path)
+    })
 }
 
-/// A packet of a flow that is there. The first that leaves in a second goes the kernel's way, which keeps the neighbour alive,
-/// and the next hop is remembered for the others: the kernel would look for the route of each.
+/// A packet of a flow that is there. The first that leaves after the flow's time was noted, once a second, goes the kernel's
+/// way, which keeps the neighbour alive; the next hop is remembered for the others, for which the kernel would look each time.
 #[inline(always)]
 pub fn go_on(packet: &Packet, parsed: &Parsed, device: &Device, flow: &mut Flow) -> Outcome<Verdict> {
-    let verdict = leave(packet, parsed, device, flow)?;
-    if !flow.next_hop.is_known() {
-        cold_path();
-        flow.next_hop = route::next_hop(*packet, &flow.outside.local, &flow.outside.remote, flow.uplink);
+    let path = translate_out(packet, parsed, device, flow)?;
+    // A copy: another CPU may write it.
+    let next_hop = flow.next_hop;
+    // Of repeated RSTs the time is not noted.
+    let is_fresh = next_hop.asked_ns == flow.last_seen_ns
+        && next_hop.type_of_service == route::type_of_service(packet, parsed.is_v6)?
+        && parsed.tcp_flags & tcp_flags::RST == 0;
+    if is_fresh {
+        return redirect::to_next_hop(packet, flow.uplink, &next_hop, path);
     }
-    Ok(verdict)
+    cold_path();
+    route::next_hop(*packet, flow.uplink, flow.last_seen_ns, &mut flow.next_hop)?;
+    redirect::to_uplink(flow.uplink, path)
 }
 
 /// Whether the packet, or each segment of it, fits the uplink. The container's own MTU nearly always sees to that.

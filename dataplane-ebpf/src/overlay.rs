@@ -3,7 +3,7 @@
 use core::hint::cold_path;
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, MacAddress, Path, Peer, PeerNextHop, Remote, flags},
+    abi::{Address, Device, DropReason, MacAddress, Path, Peer, Remote, flags},
     packet::{
         Be16, Be32, ChecksumDelta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
         Ethernet, Ipv4, Ipv6, Ports, Udp, VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6, Vxlan, protocol,
@@ -138,18 +138,26 @@ pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Re
     leave(packet, remote.peer, peer)
 }
 
-/// To the next hop towards the peer, which is remembered for a second, see `masquerade::go_on`.
+/// To the next hop towards the peer, which is remembered for a second, see `masquerade::go_on`. What is outside never differs
+/// in more than a congestion mark and a port.
 #[inline(always)]
 fn leave(packet: &Packet, number: u32, peer: &Peer) -> Outcome<Verdict> {
     let now = helpers::now_ns();
-    if let Some(known) = maps::peer_next_hop(number)
-        && now.wrapping_sub(known.learned_ns) < NEXT_HOP_VALID_NS
-    {
-        return redirect::to_next_hop(packet, peer.ifindex, &known.next_hop, Path::Encapsulate);
+    if let Some(next_hop) = maps::peer_next_hop(number) {
+        // SAFETY: a map value. A copy: another CPU may write it.
+        let next_hop = unsafe { *next_hop };
+        if now.wrapping_sub(next_hop.asked_ns) < NEXT_HOP_VALID_NS
+            && (next_hop.ifindex == peer.ifindex || next_hop.ifindex == 0)
+        {
+            return redirect::to_next_hop(packet, peer.ifindex, &next_hop, Path::Encapsulate);
+        }
     }
     cold_path();
-    let next_hop = route::next_hop(*packet, &peer.local, &peer.remote, peer.ifindex);
-    maps::set_peer_next_hop(number, &PeerNextHop { learned_ns: now, next_hop, reserved: [0; 4] });
+    let answer = maps::peer_next_hop(number).or_else(|| maps::add_peer_next_hop(number));
+    if let Some(answer) = answer {
+        // SAFETY: a map value.
+        route::next_hop(*packet, peer.ifindex, now, unsafe { &mut *answer })?;
+    }
     redirect::to_uplink(peer.ifindex, Path::Encapsulate)
 }
 

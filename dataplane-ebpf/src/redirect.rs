@@ -26,10 +26,10 @@ pub fn to_container(
     Ok(Verdict::Redirect(path, helpers::redirect_peer(endpoint.ifindex)))
 }
 
-/// Out to the world, by a next hop where one is known.
+/// Out to the world by a next hop that was asked for, where there is one.
 #[inline(always)]
 pub fn to_next_hop(packet: &Packet, ifindex: u32, next_hop: &NextHop, path: Path) -> Outcome<Verdict> {
-    if !next_hop.is_known() {
+    if ifindex == 0 || next_hop.ifindex != ifindex {
         return to_uplink(ifindex, path);
     }
     let ethernet = packet.write::<Ethernet>(0)?;

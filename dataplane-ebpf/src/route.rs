@@ -1,9 +1,19 @@
 //! Where packets go by the host's routing table.
 
-use aya_ebpf::bindings::bpf_fib_lookup;
-use dataplane_common::abi::{Address, DropReason, MacAddress, NextHop};
+use core::sync::atomic::{Ordering, compiler_fence};
 
-use crate::{helpers, packet::Packet, parse::Parsed, verdict::Outcome};
+use aya_ebpf::bindings::bpf_fib_lookup;
+use dataplane_common::{
+    abi::{DropReason, NextHop},
+    packet::{ETHERTYPE_IPV6, Ethernet, Ipv4, Ipv6},
+};
+
+use crate::{
+    helpers,
+    packet::Packet,
+    parse::{NETWORK, Parsed},
+    verdict::Outcome,
+};
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -11,6 +21,8 @@ const AF_INET6: u8 = 10;
 const SKIP_NEIGHBOUR: u32 = 1 << 2;
 /// `BPF_FIB_LOOKUP_OUTPUT`: for what leaves by the device.
 const OUTPUT: u32 = 1 << 1;
+/// `IPV6_FLOWINFO_MASK`: traffic class and flow label.
+const FLOW_INFORMATION: u32 = 0x0fff_ffff;
 
 /// Where a packet to the world leaves, by the host's routing table and rules.
 #[inline(never)]
@@ -36,30 +48,55 @@ pub fn route(packet: Packet, parsed: &Parsed) -> Outcome<u32> {
     }
 }
 
-/// Where a packet between these two leaves to by a device, if the kernel has it in its neighbour table: what
-/// `bpf_redirect_neigh` would find.
+/// Asks where a packet leaves to by a device as it is now: what `bpf_redirect_neigh` would find, which looks at the same
+/// fields. Notes the answer, be it that there is none.
 #[inline(never)]
-pub fn next_hop(packet: Packet, local: &Address, remote: &Address, uplink: u32) -> NextHop {
+pub fn next_hop(packet: Packet, uplink: u32, asked_ns: u64, answer: &mut NextHop) -> Outcome<()> {
     // SAFETY: as in `route`.
     let mut lookup: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     lookup.ifindex = uplink;
-    if local.is_v4() {
-        lookup.family = AF_INET;
-        lookup.__bindgen_anon_3.ipv4_src = local.v4_network_order();
-        lookup.__bindgen_anon_4.ipv4_dst = remote.v4_network_order();
-    } else {
+    let is_v6 = packet.read::<Ethernet>(0)?.ether_type.get() == ETHERTYPE_IPV6;
+    let type_of_service = type_of_service(&packet, is_v6)?;
+    if is_v6 {
+        let ip = packet.read::<Ipv6>(NETWORK)?;
         lookup.family = AF_INET6;
-        lookup.__bindgen_anon_3.ipv6_src = local.words();
-        lookup.__bindgen_anon_4.ipv6_dst = remote.words();
+        lookup.l4_protocol = ip.next_header;
+        lookup.__bindgen_anon_2.flowinfo = (ip.version_class_flow.get() & FLOW_INFORMATION).to_be();
+        lookup.__bindgen_anon_3.ipv6_src = ip.source.words();
+        lookup.__bindgen_anon_4.ipv6_dst = ip.destination.words();
+    } else {
+        let ip = packet.read::<Ipv4>(NETWORK)?;
+        lookup.family = AF_INET;
+        lookup.l4_protocol = ip.protocol;
+        lookup.__bindgen_anon_2.tos = type_of_service;
+        lookup.__bindgen_anon_3.ipv4_src = ip.source.raw();
+        lookup.__bindgen_anon_4.ipv4_dst = ip.destination.raw();
     }
     // Rules may look at a mark, which this lookup does not.
-    if packet.mark() != 0
-        || helpers::fib_lookup(packet.skb, &mut lookup, OUTPUT) != 0
-        || lookup.ifindex != uplink
-    {
-        return NextHop::UNKNOWN;
+    let found = packet.mark() == 0
+        && helpers::fib_lookup(packet.skb, &mut lookup, OUTPUT) == 0
+        && lookup.ifindex == uplink;
+    if found {
+        answer.destination.octets = lookup.dmac;
+        answer.source.octets = lookup.smac;
     }
-    NextHop { destination: MacAddress { octets: lookup.dmac }, source: MacAddress { octets: lookup.smac } }
+    answer.ifindex = if found { uplink } else { 0 };
+    answer.type_of_service = type_of_service;
+    // Last, for another CPU that reads it meanwhile.
+    compiler_fence(Ordering::Release);
+    answer.asked_ns = asked_ns;
+    Ok(())
+}
+
+/// The DSCP of a packet, in its place in the header: congestion marks are nothing to routing.
+#[inline(always)]
+pub fn type_of_service(packet: &Packet, is_v6: bool) -> Outcome<u8> {
+    let octet = if is_v6 {
+        packet.read::<Ipv6>(NETWORK)?.traffic_class()
+    } else {
+        packet.read::<Ipv4>(NETWORK)?.type_of_service
+    };
+    Ok(octet & 0xfc)
 }
 
 /// Whether a packet from the world goes on to somebody else: it is for no address of this host, nor for everybody.

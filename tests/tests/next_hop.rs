@@ -91,3 +91,36 @@ fn another_router_is_followed() -> Result<()> {
     assert_eq!(report["lost"], 0, "{report}");
     it.lab.finish()
 }
+
+/// A rule may send protocols by different routers, and so may a DSCP.
+#[test]
+fn rules_of_the_host_are_obeyed() -> Result<()> {
+    let it = OneHost::new("rules")?;
+    let second = it.lab.host("second")?.on(&it.wire, "192.0.2.200/24")?.default_via("192.0.2.1")?;
+    for router in [&it.client, &second] {
+        router.ip("addr add 198.51.100.7/32 dev lo")?;
+    }
+    it.host.ip("route add default via 192.0.2.200 table 100")?;
+    it.host.ip("rule add to 198.51.100.7 ipproto udp table 100")?;
+    it.host.ip("rule add to 198.51.100.7 tos 0x10 table 100")?;
+    // Both are in the neighbour table, so both next hops can be remembered.
+    for router in ["192.0.2.100", "192.0.2.200"] {
+        assert!(it.host.pings(router)?);
+    }
+    let _echo = [second.serve("echo-serve 198.51.100.7:7")?, it.client.serve("echo-serve 198.51.100.7:9")?];
+    let udp = it.web.labtool("udp-ping 198.51.100.7:7 --count 500 --interval-us 1000")?;
+    assert_eq!(udp["lost"], 0, "{udp}");
+    let tcp = it.web.labtool("latency tcp 198.51.100.7:9 --count 500")?;
+    assert_eq!(tcp["lost"], 0, "{tcp}");
+    let received = |host: &Host| -> Result<u64> {
+        let counters = host.check("nstat -asz IcmpInEchos | grep IcmpInEchos")?;
+        Ok(counters.split_whitespace().nth(1).context("no counter")?.parse()?)
+    };
+    let before = [received(&it.client)?, received(&second)?];
+    // One flow, whose packets go by either router.
+    for tos in ["0x10", "0", "0x10"] {
+        it.web.check(&format!("ping -q -c 50 -i 0.002 -e 7 -Q {tos} 198.51.100.7"))?;
+    }
+    assert_eq!([received(&it.client)? - before[0], received(&second)? - before[1]], [50, 100]);
+    it.lab.finish()
+}

@@ -1,6 +1,6 @@
 //! Devices, containers here and elsewhere, and the subnets they are in.
 
-use super::{Address, MacAddress, NextHop, pod};
+use super::{Address, MacAddress, pod};
 
 /// Bits of [`Device::flags`].
 pub mod flags {
@@ -169,16 +169,6 @@ pod! {
         pub port: u16,
         /// Longest outer packet in bytes on the way there.
         pub mtu: u16,
-    }
-
-    /// Map `peer_next_hops`, key: peer number (u32). Written by the programs.
-    pub struct PeerNextHop [24] {
-        /// It was asked for at this time of CLOCK_MONOTONIC in nanoseconds.
-        pub learned_ns: u64,
-        /// What the routing table and the neighbour table said.
-        pub next_hop: NextHop,
-        /// Zero.
-        pub reserved: [u8; 4],
     }
 
     /// Key of map `vxlan`: which peers may send into which network.

@@ -47,7 +47,7 @@ pod! {
     }
 
     /// Maps `flows` and `unconfirmed`, key: the inside [`Tuple`]. One record serves both directions.
-    pub struct Flow [96] {
+    pub struct Flow [112] {
         /// The flow as the wire sees it.
         pub outside: Tuple,
         /// Last packet of either direction; 0 while the record is being removed.
@@ -68,10 +68,10 @@ pod! {
         pub kind: u8,
         /// A `flow::State`.
         pub state: u8,
-        /// Where its packets leave to; asked for anew once a second.
-        pub next_hop: NextHop,
         /// Zero.
-        pub reserved: [u8; 6],
+        pub reserved: [u8; 2],
+        /// Where its packets leave to. It was asked for when `last_seen_ns` was its `asked_ns`, so once a second at most.
+        pub next_hop: NextHop,
     }
 
     /// Map `ports`, key: an outside [`Tuple`]. Inserting here with `BPF_NOEXIST` is the claim of an external port.

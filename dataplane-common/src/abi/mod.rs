@@ -15,7 +15,7 @@ mod published;
 pub use address::{Address, MacAddress, NextHop};
 pub use counter::{COUNTER_CELLS, Counter, DropReason, Path};
 pub use device::{
-    Device, DeviceRole, Endpoint, EndpointKey, Peer, PeerNextHop, Remote, Subnet, SubnetKey, VxlanKey, flags,
+    Device, DeviceRole, Endpoint, EndpointKey, Peer, Remote, Subnet, SubnetKey, VxlanKey, flags,
 };
 pub use flow::{
     Flow, FlowKind, FragmentKey, Fragments, IcmpBudget, Index, Mapping, MappingKey, Settings, Tuple,

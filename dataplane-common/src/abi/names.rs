@@ -1,6 +1,7 @@
 //! Names that both sides must agree on.
 
-/// Version of the maps' layout; part of the pin path. Raise it when any key or value changes.
+/// Version of the maps' layout; part of the pin path. Raise it when a key or value changes after a release; before the first
+/// one a daemon that finds maps of another layout says so and ends.
 pub const ABI_VERSION: u32 = 1;
 
 /// Map names, at most 15 bytes (the kernel cuts them).
@@ -13,7 +14,7 @@ pub mod map {
     pub const REMOTES: &str = "remotes";
     /// peer number -> [`super::super::Peer`].
     pub const PEERS: &str = "peers";
-    /// peer number -> [`super::super::PeerNextHop`].
+    /// peer number -> [`super::super::NextHop`], written by the programs, least recently used go first.
     pub const PEER_NEXT_HOPS: &str = "peer_next_hops";
     /// [`super::super::VxlanKey`] -> network number.
     pub const VXLAN: &str = "vxlan";
@@ -54,6 +55,7 @@ pub mod map {
         ENDPOINTS,
         REMOTES,
         PEERS,
+        PEER_NEXT_HOPS,
         VXLAN,
         SUBNETS,
         ADDRESSES,
@@ -65,6 +67,7 @@ pub mod map {
         MAPPINGS,
         HOST_SOCKETS,
         FRAGMENTS,
+        ICMP_BUDGETS,
         SETTINGS,
         COUNTERS,
         DROPS,

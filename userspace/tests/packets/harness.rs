@@ -12,6 +12,7 @@ use weft::dataplane::object_bytes;
 use crate::{
     Result,
     outcome::{Outcome, Verdict},
+    topology::{PEER_MAC, ROUTER_MAC, UPLINK_MAC},
 };
 
 /// Room for what a program may add to a packet.
@@ -186,6 +187,16 @@ impl Run<'_> {
         };
         assert!(fits, "{} answered {verdict:?} and counted {path:?} {drop:?}", self.program);
         let (input, duration) = (self.frame.to_vec(), result.duration);
-        Ok(Outcome { verdict, path, drop, counted, duration, input, frame })
+        let leaves = matches!(
+            path,
+            Some(Path::MasqueradeOut | Path::PortmapOut | Path::RoutedOut | Path::Encapsulate)
+        );
+        let next_hop = [ROUTER_MAC, PEER_MAC]
+            .into_iter()
+            .find(|mac| leaves && frame.get(..12).is_some_and(|macs| *macs == [*mac, UPLINK_MAC].concat()));
+        if next_hop.is_some() {
+            frame[..12].copy_from_slice(&input[..12]);
+        }
+        Ok(Outcome { verdict, path, drop, counted, duration, input, frame, next_hop })
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     outcome::Outcome,
     topology::{
         CONTAINERS, Container, FAR, FAR_MAC, FIRST_PORT, HOST, HOST_2, LAST_PORT, MESH, NETWORKS, PEER,
-        PEER_NUMBER, ROUTER_MAC, STRANGER, UPLINK, UPLINK_MAC, VXLAN, VXLAN_PORT,
+        PEER_MAC, PEER_NUMBER, ROUTER_MAC, STRANGER, UPLINK, UPLINK_MAC, VXLAN, VXLAN_PORT,
     },
 };
 
@@ -52,20 +52,23 @@ fn mac(octets: [u8; 6]) -> MacAddress {
     MacAddress { octets }
 }
 
-fn shown(mac: [u8; 6]) -> String {
+pub fn shown(mac: [u8; 6]) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 impl Host {
     fn new(sizes: Sizes<'_>) -> Result<Self> {
         let mut lines = format!(
-            "link add {UPLINK} address {} type veth peer name router address {}\n\
+            "link add {UPLINK} address {0} type veth peer name router address {1}\n\
              addr add {HOST}/24 dev {UPLINK}\naddr add {HOST_2}/24 dev {UPLINK}\n\
              link set {UPLINK} up\nlink set router up\nlink set lo up\n\
              route add default via 192.0.2.254 dev {UPLINK}\n\
+             neigh add 192.0.2.254 lladdr {1} dev {UPLINK} nud permanent\n\
+             neigh add {PEER} lladdr {2} dev {UPLINK} nud permanent\n\
              link add {STRANGER} type veth peer name {VXLAN}\nlink set {VXLAN} up\n",
             shown(UPLINK_MAC),
-            shown(ROUTER_MAC)
+            shown(ROUTER_MAC),
+            shown(PEER_MAC)
         );
         for network in NETWORKS {
             lines += &format!(

@@ -10,6 +10,7 @@ mod frames;
 mod harness;
 mod host;
 mod namespace;
+mod next_hops;
 mod outcome;
 mod topology;
 

@@ -38,6 +38,9 @@ pub struct Outcome {
     /// What went in and what came out.
     pub input: Vec<u8>,
     pub frame: Vec<u8>,
+    /// The next hop that a packet which leaves has in its Ethernet header. Without one it has the header that it came with,
+    /// for the redirect writes it; `frame` shows that one either way.
+    pub next_hop: Option<[u8; 6]>,
 }
 
 impl Outcome {

@@ -100,6 +100,7 @@ pub const REMOTE_2: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 /// Another host of the overlay, and a container on it.
 pub const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 20);
 pub const PEER_NUMBER: u32 = 7;
+pub const PEER_MAC: [u8; 6] = [0x02, 0, 192, 0, 2, 20];
 pub const VXLAN_PORT: u16 = 4789;
 pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 5);
 pub const FAR_MAC: [u8; 6] = [0x02, 0x42, 10, 20, 0, 5];

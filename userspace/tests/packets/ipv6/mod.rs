@@ -15,7 +15,7 @@ use topology::Member;
 
 use crate::{Result, host::Host, outcome::Outcome};
 
-fn sends(host: &mut Host, member: &Member, frame: &Frame) -> Result<Outcome> {
+pub fn sends(host: &mut Host, member: &Member, frame: &Frame) -> Result<Outcome> {
     host.container_sends_bytes(member.container, &frame.bytes())
 }
 

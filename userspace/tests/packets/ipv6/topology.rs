@@ -9,9 +9,9 @@ use weft::{dataplane::publication_prefixes, model::PortRange};
 use crate::{
     Result,
     harness::Sizes,
-    host::{Host, with_sizes},
+    host::{Host, shown, with_sizes},
     namespace,
-    topology::{self, Container, NETWORKS, UPLINK},
+    topology::{self, Container, NETWORKS, PEER_MAC, ROUTER_MAC, UPLINK},
 };
 
 /// A container, with its IPv6 address.
@@ -83,7 +83,10 @@ pub fn with(sizes: Sizes<'_>, test: impl FnOnce(&mut Host) -> Result + Send) -> 
 
 fn add_ipv6(host: &mut Host) -> Result {
     namespace::ip(&format!(
-        "addr add {HOST}/64 dev {UPLINK} nodad\nroute add default via {ROUTER} dev {UPLINK}\n"
+        "addr add {HOST}/64 dev {UPLINK} nodad\nroute add default via {ROUTER} dev {UPLINK}\n\
+         neigh add {ROUTER} lladdr {} dev {UPLINK} nud permanent\nneigh add {PEER} lladdr {} dev {UPLINK} nud permanent\n",
+        shown(ROUTER_MAC),
+        shown(PEER_MAC),
     ))?;
     fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
     for network in NETWORKS {
