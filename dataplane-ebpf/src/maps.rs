@@ -116,7 +116,7 @@ pub fn peer_next_hop(number: u32) -> Option<*mut NextHop> {
 
 #[inline(always)]
 pub fn add_peer_next_hop(number: u32) -> Option<*mut NextHop> {
-    PEER_NEXT_HOPS.insert(number, &NextHop::UNKNOWN, u64::from(BPF_ANY)).ok()?;
+    PEER_NEXT_HOPS.insert(number, NextHop::UNKNOWN, u64::from(BPF_ANY)).ok()?;
     peer_next_hop(number)
 }
 
