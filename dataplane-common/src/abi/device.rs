@@ -39,6 +39,9 @@ pub mod flags {
     pub const UNPROTECTED_V6: u32 = 1 << 13;
     /// The host itself is none of the network's.
     pub const ISOLATED: u32 = 1 << 14;
+    /// Endpoint: its veth takes what XDP sends there. The driver drops it without a word where the container's end is not
+    /// ready for it.
+    pub const XDP_TARGET: u32 = 1 << 15;
 
     /// Whether a family of the network is routed.
     #[inline(always)]
@@ -212,7 +215,7 @@ impl Device {
 mod tests {
     use super::{flags::*, *};
 
-    const ALL: [u32; 15] = [
+    const ALL: [u32; 16] = [
         INTERNAL,
         INTER_CONTAINER,
         MASQUERADE,
@@ -228,6 +231,7 @@ mod tests {
         UNPROTECTED,
         UNPROTECTED_V6,
         ISOLATED,
+        XDP_TARGET,
     ];
 
     #[test]

@@ -22,6 +22,7 @@ pub mod resolved;
 pub mod sysctls;
 pub mod tables;
 mod uplinks;
+mod xdp;
 mod waiting_room;
 
 pub use namespaces::reference as namespace_reference;

@@ -20,7 +20,7 @@ use super::{
     problem::Problem,
     programs,
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
-    sysctls, tables, uplinks,
+    sysctls, tables, uplinks, xdp,
     waiting_room::{self, WaitingRoom},
 };
 use crate::{
@@ -285,7 +285,8 @@ impl Reconciler {
             withhold(&mut state, &self.leases, kept, &self.applied.state, &mut problems);
         }
 
-        let uplinks = uplinks::find(&state, &kernel, &self.applied.facts.uplinks, &mut problems);
+        let mut uplinks = uplinks::find(&state, &kernel, &self.applied.facts.uplinks, &mut problems);
+        xdp::ensure(&mut uplinks, &state.host.xdp, &self.dataplane, &mut problems);
         let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;
