@@ -33,12 +33,15 @@ fn attached(it: &OneHost) -> Result<Vec<String>> {
     Ok(words.map(str::to_owned).collect())
 }
 
-/// Sends datagrams to an echo server; every one is answered.
-fn echo(from: &Namespace, server: &str, count: u64, size: usize) -> Result<()> {
+/// Datagrams of one exchange: fewer than a veth that runs XDP has room for, 256, while nobody takes them out.
+const COUNT: u64 = 200;
+
+/// Sends so many datagrams to an echo server; every one is answered.
+fn echo(from: &Namespace, server: &str, size: usize) -> Result<()> {
     let report =
-        from.labtool(&format!("udp-ping {server} --count {count} --interval-us 500 --size {size}"))?;
+        from.labtool(&format!("udp-ping {server} --count {COUNT} --interval-us 1000 --size {size}"))?;
     let counts = ["received", "lost", "corrupted", "duplicates"].map(|key| number(&report, key));
-    ensure!(counts == [count, 0, 0, 0], "{server}: {report}");
+    ensure!(counts == [COUNT, 0, 0, 0], "{server}: {report}");
     Ok(())
 }
 
@@ -67,19 +70,21 @@ fn served(family: Family, title: &str) -> Result<()> {
         for size in [20, 64, 1400] {
             offload(&it.client, false)?;
             let (before, by_xdp) = (it.packets(path)?, it.packets("xdp")?);
-            echo(from, &to, 400, size)?;
+            echo(from, &to, size)?;
             let (carried, by_xdp) = (it.packets(path)? - before, it.packets("xdp")? - by_xdp);
-            assert!(carried == 400 && (390..=400).contains(&by_xdp), "{path}: {by_xdp} of {carried} by XDP");
+            assert!(carried == COUNT && (COUNT - 5..=COUNT).contains(&by_xdp), "{path}: {by_xdp} of {carried} by XDP");
             // Without: by tc, and all arrive all the same.
             offload(&it.client, true)?;
             let (before, by_xdp) = (it.packets(path)?, it.packets("xdp")?);
-            echo(from, &to, 400, size)?;
-            assert_eq!((it.packets(path)? - before, it.packets("xdp")? - by_xdp), (400, 0));
+            echo(from, &to, size)?;
+            let (carried, by_xdp) = (it.packets(path)? - before, it.packets("xdp")? - by_xdp);
+            // One in 65,536 is right by chance, and is right where it arrives.
+            assert!(carried == COUNT && by_xdp <= 1, "{path}: {by_xdp} of {carried} by XDP, without checksums");
         }
     }
     // A flow goes on where it was begun elsewhere: the same socket, with its checksums now complete and now not.
     let mut ping = it.client.start_labtool(&format!(
-        "udp-ping {} --count 3000 --interval-us 1000",
+        "udp-ping {} --count 150 --interval-us 20000",
         family.at("192.0.2.1", 5353)
     ))?;
     let by_xdp = it.packets("xdp")?;
@@ -92,7 +97,7 @@ fn served(family: Family, title: &str) -> Result<()> {
     let report = tests::lab::namespace::labtool_result(&mut ping, common::LIMIT)?;
     assert_eq!(number(&report, "lost"), 0, "{report}");
     let by_xdp = it.packets("xdp")? - by_xdp;
-    assert!((300..2900).contains(&by_xdp), "{by_xdp} of 3000 by XDP");
+    assert!((15..135).contains(&by_xdp), "{by_xdp} of 150 by XDP");
     for namespace in [&*it.web, &*it.client] {
         assert_eq!(namespace.checksum_errors()?, 0);
     }
@@ -164,10 +169,10 @@ x-weft:
             offload(container, on)?;
         }
         let before = packets(&daemons[1], "xdp")?;
-        echo(&containers[0], "10.20.0.6:7", 400, size)?;
+        echo(&containers[0], "10.20.0.6:7", size)?;
         let by_xdp = packets(&daemons[1], "xdp")? - before;
         // The first of them may go through the vxlan device while neighbours are asked for.
-        assert!(if on { by_xdp == 0 } else { by_xdp >= 390 }, "{by_xdp} of 400 by XDP, offload {on}");
+        assert!(if on { by_xdp <= 1 } else { by_xdp >= COUNT - 5 }, "{by_xdp} of {COUNT} by XDP, offload {on}");
         bulk(&containers[0], &containers[1], "10.20.0.6:9000", 9000, 20_000_003)?;
     }
     for container in &containers {
@@ -183,9 +188,9 @@ fn it_outlives_the_daemon_and_goes_with_teardown() -> Result<()> {
     offload(&it.client, false)?;
     let _inside = it.web.serve_echo(53)?;
     let ping = |count: u64| {
-        it.client.start_labtool(&format!("udp-ping 192.0.2.1:5353 --count {count} --interval-us 1000"))
+        it.client.start_labtool(&format!("udp-ping 192.0.2.1:5353 --count {count} --interval-us 5000"))
     };
-    let mut ping = ping(6000)?;
+    let mut ping = ping(1200)?;
     let pin = |it: &OneHost| -> Result<std::path::PathBuf> {
         let links = it.daemon.bpf_dir().join("v1/links");
         let pin = std::fs::read_dir(&links)?.flatten().map(|entry| entry.path());
@@ -224,7 +229,7 @@ fn it_outlives_the_daemon_and_goes_with_teardown() -> Result<()> {
             Ok(status["wanted"] == wanted && status["mode"] == if native { "native" } else { "none" })
         })?;
         assert_eq!(attached(&it)?.is_empty(), !native, "{mode}");
-        echo(&it.client, "192.0.2.1:5353", 50, 64)?;
+        echo(&it.client, "192.0.2.1:5353", 64)?;
     }
     it.daemon.rewrite(&file("auto"))?;
     within(WAIT, "auto", || Ok(xdp(&it)?["reason"].as_str().is_some_and(|reason| reason.contains("veth"))))?;
@@ -263,5 +268,6 @@ fn without_native_support_tc_serves() -> Result<()> {
     within(WAIT, "it says so", || problem("uplink up0", "the driver bridge has no native XDP"))?;
     assert!(!it.host.ip("-details link show")?.contains("xdpgeneric"));
     within(WAIT, "the port is served", || Ok(it.client.curl("http://192.0.2.1:8080")?.stdout == "hello"))?;
+    it.host.ip("link del up0")?;
     it.lab.finish()
 }
