@@ -84,7 +84,9 @@ pub fn cut_front(xdp: *mut xdp_md, bytes: i32) -> bool {
 #[inline(always)]
 pub fn sum<const BYTES: usize>(bytes: *const [u8; BYTES], sum: u32) -> u32 {
     // SAFETY: the first part is empty, the second as long as it says.
-    unsafe { generated::bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast_mut().cast(), BYTES as u32, sum) as u32 }
+    unsafe {
+        generated::bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast_mut().cast(), BYTES as u32, sum) as u32
+    }
 }
 
 /// Cuts a packet, or makes it longer.

@@ -29,7 +29,8 @@ fn xdp(it: &OneHost) -> Result<Value> {
 /// What the kernel says: `xdp` is a program in the driver, `xdpgeneric` one in its place.
 fn attached(it: &OneHost) -> Result<Vec<String>> {
     let shown = it.host.ip("-details link show dev eth0")?;
-    let words = shown.split_whitespace().filter(|word| word.starts_with("xdp") || word.starts_with("prog/xdp"));
+    let words =
+        shown.split_whitespace().filter(|word| word.starts_with("xdp") || word.starts_with("prog/xdp"));
     Ok(words.map(str::to_owned).collect())
 }
 
@@ -58,7 +59,11 @@ fn datagrams_go_by_xdp_over_ipv6() -> Result<()> {
 fn served(family: Family, title: &str) -> Result<()> {
     let it = OneHost::of(family, title, &file("on"))?;
     let status = xdp(&it)?;
-    assert_eq!((status["wanted"].as_str(), status["mode"].as_str()), (Some("on"), Some("native")), "{status}");
+    assert_eq!(
+        (status["wanted"].as_str(), status["mode"].as_str()),
+        (Some("on"), Some("native")),
+        "{status}"
+    );
     assert_eq!(attached(&it)?, ["xdp", "prog/xdp"]);
     let _inside = it.web.serve_echo(53)?;
     let _outside = it.client.serve_echo(7)?;
@@ -72,14 +77,20 @@ fn served(family: Family, title: &str) -> Result<()> {
             let (before, by_xdp) = (it.packets(path)?, it.packets("xdp")?);
             echo(from, &to, size)?;
             let (carried, by_xdp) = (it.packets(path)? - before, it.packets("xdp")? - by_xdp);
-            assert!(carried == COUNT && (COUNT - 5..=COUNT).contains(&by_xdp), "{path}: {by_xdp} of {carried} by XDP");
+            assert!(
+                carried == COUNT && (COUNT - 5..=COUNT).contains(&by_xdp),
+                "{path}: {by_xdp} of {carried} by XDP"
+            );
             // Without: by tc, and all arrive all the same.
             offload(&it.client, true)?;
             let (before, by_xdp) = (it.packets(path)?, it.packets("xdp")?);
             echo(from, &to, size)?;
             let (carried, by_xdp) = (it.packets(path)? - before, it.packets("xdp")? - by_xdp);
             // One in 65,536 is right by chance, and is right where it arrives.
-            assert!(carried == COUNT && by_xdp <= 1, "{path}: {by_xdp} of {carried} by XDP, without checksums");
+            assert!(
+                carried == COUNT && by_xdp <= 1,
+                "{path}: {by_xdp} of {carried} by XDP, without checksums"
+            );
         }
     }
     // A flow goes on where it was begun elsewhere: the same socket, with its checksums now complete and now not.
@@ -172,7 +183,10 @@ x-weft:
         echo(&containers[0], "10.20.0.6:7", size)?;
         let by_xdp = packets(&daemons[1], "xdp")? - before;
         // The first of them may go through the vxlan device while neighbours are asked for.
-        assert!(if on { by_xdp <= 1 } else { by_xdp >= COUNT - 5 }, "{by_xdp} of {COUNT} by XDP, offload {on}");
+        assert!(
+            if on { by_xdp <= 1 } else { by_xdp >= COUNT - 5 },
+            "{by_xdp} of {COUNT} by XDP, offload {on}"
+        );
         bulk(&containers[0], &containers[1], "10.20.0.6:9000", 9000, 20_000_003)?;
     }
     for container in &containers {
@@ -220,9 +234,13 @@ fn it_outlives_the_daemon_and_goes_with_teardown() -> Result<()> {
         Ok(pin(&it).is_ok() && attached(&it)? == ["xdp", "prog/xdp"])
     })?;
     // Off and on by the file; `auto` is off on a veth, and says why.
-    for (mode, wanted, native) in
-        [("off", "off", false), ("on", "on", true), ("auto", "auto", false), ("true", "on", true), ("false", "off", false)]
-    {
+    for (mode, wanted, native) in [
+        ("off", "off", false),
+        ("on", "on", true),
+        ("auto", "auto", false),
+        ("true", "on", true),
+        ("false", "off", false),
+    ] {
         it.daemon.rewrite(&file(mode))?;
         within(WAIT, mode, || {
             let status = xdp(&it)?;

@@ -168,5 +168,6 @@ fn decapsulate(frame: &Frame, parsed: &Parsed) -> Outcome<Decision> {
 #[inline(always)]
 fn takes(endpoint: &Endpoint, length: usize) -> bool {
     endpoint.flags & flags::XDP_TARGET != 0
-        && maps::device(endpoint.ifindex).is_some_and(|device| length <= device.mtu as usize + Ethernet::LENGTH)
+        && maps::device(endpoint.ifindex)
+            .is_some_and(|device| length <= device.mtu as usize + Ethernet::LENGTH)
 }

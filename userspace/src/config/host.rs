@@ -162,7 +162,8 @@ impl HostDraft {
             names.push(name.value.clone());
             self.uplinks.push(name);
         }
-        let mut settled = (std::mem::take(&mut self.settings.uplinks), std::mem::take(&mut self.settings.xdp));
+        let mut settled =
+            (std::mem::take(&mut self.settings.uplinks), std::mem::take(&mut self.settings.xdp));
         settle(Some(((names, modes), first.at)), &mut settled, &mut self.uplinks_at, "uplinks", report);
         (self.settings.uplinks, self.settings.xdp) = settled;
     }

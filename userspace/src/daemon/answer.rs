@@ -12,7 +12,9 @@ use crate::{
     dataplane,
     model::Family,
     observe,
-    observe::{ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView, XdpView},
+    observe::{
+        ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView, XdpView,
+    },
     providers::{
         file::{self, FileError},
         once,

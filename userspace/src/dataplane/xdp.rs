@@ -20,7 +20,9 @@ pub enum XdpError {
     #[error("another XDP program runs on it; take that off with: ip link set dev DEVICE xdp off")]
     Occupied,
     /// The driver refuses.
-    #[error("the driver refuses an XDP program ({0}); most want an MTU of at most some 3,500 bytes and no LRO")]
+    #[error(
+        "the driver refuses an XDP program ({0}); most want an MTU of at most some 3,500 bytes and no LRO"
+    )]
     Refused(io::Error),
     /// Something else is wrong.
     #[error(transparent)]

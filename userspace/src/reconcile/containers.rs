@@ -187,7 +187,8 @@ impl Containers {
                 continue;
             };
             let takes_xdp = uplinks.iter().any(|uplink| uplink.xdp.native);
-            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, uplinks, vtep), takes_xdp) else {
+            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, uplinks, vtep), takes_xdp)
+            else {
                 self.failed.insert(id.clone());
                 continue;
             };

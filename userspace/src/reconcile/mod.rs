@@ -22,8 +22,8 @@ pub mod resolved;
 pub mod sysctls;
 pub mod tables;
 mod uplinks;
-mod xdp;
 mod waiting_room;
+mod xdp;
 
 pub use namespaces::reference as namespace_reference;
 pub use reconciler::{Applied, Depth, Error, Reconciler};

@@ -20,8 +20,9 @@ use super::{
     problem::Problem,
     programs,
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
-    sysctls, tables, uplinks, xdp,
+    sysctls, tables, uplinks,
     waiting_room::{self, WaitingRoom},
+    xdp,
 };
 use crate::{
     dataplane::{self, Dataplane},

@@ -7,7 +7,10 @@ use std::{
 
 use super::{
     facts::{UplinkFact, XdpFact},
-    kernel::Kernel, problem::Problem, resolved::ResolvedState};
+    kernel::Kernel,
+    problem::Problem,
+    resolved::ResolvedState,
+};
 use crate::{
     model::{Family, PerFamily},
     netdev::Link,

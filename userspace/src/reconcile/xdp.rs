@@ -51,7 +51,9 @@ fn refused(device: &str, error: &XdpError) -> String {
     let driver = driver(device);
     match error {
         XdpError::NotSupported => {
-            format!("the driver {driver} has no native XDP, and generic XDP would be slower than tc; tc serves it")
+            format!(
+                "the driver {driver} has no native XDP, and generic XDP would be slower than tc; tc serves it"
+            )
         }
         error => format!("{error}; tc serves it"),
     }
@@ -60,7 +62,9 @@ fn refused(device: &str, error: &XdpError) -> String {
 /// Where XDP wins is a question of driver and traffic. It is asked by measuring, and so far no driver has an answer.
 fn not_worth_it(driver: &str) -> String {
     match driver {
-        "veth" => "a veth saves no work of a NIC's, and most of what it brings has no complete checksum".to_owned(),
+        "veth" => {
+            "a veth saves no work of a NIC's, and most of what it brings has no complete checksum".to_owned()
+        }
         driver => format!("nothing was measured with the driver {driver}"),
     }
 }

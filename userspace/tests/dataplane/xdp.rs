@@ -68,13 +68,13 @@ fn a_refusal_is_a_reason() -> Result<()> {
         assert!(!ours.detach_xdp(ifindex)?, "the other's");
         other.detach_xdp(ifindex)?;
 
-        run("ip link set a mtu 9000")?;
-        run("ip link set b mtu 9000")?;
+        run("ip link set dev a mtu 9000")?;
+        run("ip link set dev b mtu 9000")?;
         let refused = ours.ensure_xdp(ifindex);
         assert!(matches!(&refused, Err(XdpError::Refused(_))), "{refused:?}");
         assert_eq!(shown("a")?, (false, false));
-        run("ip link set b mtu 1500")?;
-        run("ip link set a mtu 1500")?;
+        run("ip link set dev b mtu 1500")?;
+        run("ip link set dev a mtu 1500")?;
         assert_eq!(ours.ensure_xdp(ifindex)?, Ensured::Attached);
         assert!(ours.ensure_xdp(4711).is_err());
         Ok(())

@@ -240,7 +240,8 @@ fn what_is_unusual_is_left_to_tc() -> Result {
         host.publish(TCP, None, 80, (&A, 80))?;
         open(host, CLIENT, 53, (&A, 5353))?;
         let request = || Frame::udp(CLIENT, (HOST, 53)).by_router();
-        let error = etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
+        let error =
+            etherparse::Icmpv4Type::DestinationUnreachable(etherparse::icmpv4::DestUnreachableHeader::Port);
         let quoted = &Frame::udp((HOST, 53), CLIENT).bytes()[14..];
         for frame in [
             request().ttl(1),
@@ -294,13 +295,16 @@ fn where_a_record_is_missing_tc_decides() -> Result {
         host.publish(UDP, None, 53, (&A, 5353))?;
         open(host, CLIENT, 53, (&A, 5353))?;
         let bytes = Frame::udp(CLIENT, (HOST, 53)).by_router().bytes();
-        let served = |host: &mut Host| host.driver_receives(&bytes).map(|outcome| outcome.took(Path::PortmapIn));
+        let served =
+            |host: &mut Host| host.driver_receives(&bytes).map(|outcome| outcome.took(Path::PortmapIn));
         served(host)?;
 
         // The container's end is not ready, or the container is another.
         host.change_endpoint(&A, |endpoint| endpoint.flags &= !flags::XDP_TARGET)?;
         host.driver_receives(&bytes)?.ignored();
-        host.change_endpoint(&A, |endpoint| (endpoint.flags, endpoint.epoch) = (endpoint.flags | flags::XDP_TARGET, 7))?;
+        host.change_endpoint(&A, |endpoint| {
+            (endpoint.flags, endpoint.epoch) = (endpoint.flags | flags::XDP_TARGET, 7)
+        })?;
         host.driver_receives(&bytes)?.ignored();
         host.change_endpoint(&A, |endpoint| endpoint.epoch = A.epoch)?;
         served(host)?;
@@ -311,7 +315,8 @@ fn where_a_record_is_missing_tc_decides() -> Result {
         // A hairpin flow's far end is a container: on the wire nobody speaks for it.
         let inside = *host.confirmed()?.keys().next().ok_or("no flow")?;
         let flow: Flow = host.programs.hash(map::FLOWS)?.get(&inside, 0)?;
-        for kind in [dataplane_common::abi::FlowKind::HAIRPIN, dataplane_common::abi::FlowKind::TURN_BACK, 0] {
+        for kind in [dataplane_common::abi::FlowKind::HAIRPIN, dataplane_common::abi::FlowKind::TURN_BACK, 0]
+        {
             host.programs.hash(map::FLOWS)?.insert(inside, Flow { kind, ..flow }, 0)?;
             host.driver_receives(&bytes)?.ignored();
         }

@@ -107,6 +107,9 @@ fn no_bytes_lead_uplink_xdp_astray() -> Result {
         Ok(())
     })?;
     ways.expect(runs, &[Path::MasqueradeIn, Path::PortmapIn, Path::RoutedIn, Path::Decapsulate]);
-    assert!(runs < TELLING || ways.0.keys().any(|(way, _)| way.starts_with("dropped")), "nothing was dropped");
+    assert!(
+        runs < TELLING || ways.0.keys().any(|(way, _)| way.starts_with("dropped")),
+        "nothing was dropped"
+    );
     Ok(())
 }
