@@ -17,7 +17,7 @@ pub enum XdpError {
     #[error("it has no native XDP")]
     NotSupported,
     /// Somebody else's program is there; a device has one.
-    #[error("another XDP program runs on it; take that off with: ip link set dev DEVICE xdp off")]
+    #[error("another XDP program runs on it")]
     Occupied,
     /// The driver refuses.
     #[error(

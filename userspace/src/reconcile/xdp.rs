@@ -48,12 +48,13 @@ fn driver(device: &str) -> String {
 }
 
 fn refused(device: &str, error: &XdpError) -> String {
-    let driver = driver(device);
     match error {
-        XdpError::NotSupported => {
-            format!(
-                "the driver {driver} has no native XDP, and generic XDP would be slower than tc; tc serves it"
-            )
+        XdpError::NotSupported => format!(
+            "the driver {} has no native XDP, and generic XDP would be slower than tc; tc serves it",
+            driver(device)
+        ),
+        XdpError::Occupied => {
+            format!("{error}; tc serves it until that is taken off: ip link set dev {device} xdp off")
         }
         error => format!("{error}; tc serves it"),
     }

@@ -31,7 +31,7 @@ use program::{Action, FRAME, Program};
 
 const CLIENT: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 100), 5000);
 const HOST: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 7000);
-const WEB: &str = "10.10.0.10";
+const WEB: Ipv4Addr = Ipv4Addr::new(10, 10, 0, 10);
 
 /// Who takes the packets from the uplink's driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,11 +49,23 @@ pub enum Contender {
     WeftTc,
     /// The kernel's bridge, conntrack and iptables' DNAT, to a container's stack.
     Iptables,
+    /// weft's, of packets that it drops: for a container's own address.
+    WeftXdpDrop,
+    /// The same in tc.
+    WeftTcDrop,
 }
 
 impl Contender {
-    const ALL: [Self; 6] =
-        [Self::Drop, Self::Transmit, Self::WeftXdpForwarding, Self::WeftXdp, Self::WeftTc, Self::Iptables];
+    const ALL: [Self; 8] = [
+        Self::Drop,
+        Self::Transmit,
+        Self::WeftXdpForwarding,
+        Self::WeftXdp,
+        Self::WeftTc,
+        Self::Iptables,
+        Self::WeftXdpDrop,
+        Self::WeftTcDrop,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -63,6 +75,8 @@ impl Contender {
             Self::WeftXdp => "weft by XDP",
             Self::WeftTc => "weft by tc",
             Self::Iptables => "iptables DNAT",
+            Self::WeftXdpDrop => "weft drops by XDP",
+            Self::WeftTcDrop => "weft drops by tc",
         }
     }
 }
@@ -98,12 +112,14 @@ pub fn run(lab: &Lab, rounds: u32, packets: u32) -> Result<Report> {
     for round in 1..=rounds {
         for contender in Contender::ALL {
             let rate = match contender {
-                Contender::Drop => floor.rate(packets, Some(Action::Drop), None),
-                Contender::Transmit => floor.rate(packets, Some(Action::Transmit), Some(&floor.client)),
-                Contender::WeftXdpForwarding => weft.rate(packets, None, Some(&weft.web)),
-                Contender::WeftXdp => weft.rate(packets, None, None),
-                Contender::WeftTc => tc.rate(packets, None, None),
-                Contender::Iptables => kernel.rate(packets, None, None),
+                Contender::Drop => floor.rate(packets, HOST, Some(Action::Drop), None),
+                Contender::Transmit => floor.rate(packets, HOST, Some(Action::Transmit), Some(&floor.client)),
+                Contender::WeftXdpForwarding => weft.rate(packets, HOST, None, Some(&weft.web)),
+                Contender::WeftXdp => weft.rate(packets, HOST, None, None),
+                Contender::WeftTc => tc.rate(packets, HOST, None, None),
+                Contender::Iptables => kernel.rate(packets, HOST, None, None),
+                Contender::WeftXdpDrop => weft.rate(packets, (WEB, HOST.1), None, None),
+                Contender::WeftTcDrop => tc.rate(packets, (WEB, HOST.1), None, None),
             };
             let rate = rate.with_context(|| format!("{}, round {round}", contender.name()))?;
             rates.entry(contender).or_default().push(rate);
@@ -175,16 +191,23 @@ x-weft: {{ uplinks: [ {{ name: eth0, xdp: {mode} }} ] }}
 
     /// Packets per second that arrive where they are counted: dropped by a program at the uplink, by one at a far end, or
     /// by the container's stack.
-    fn rate(&self, packets: u32, uplink: Option<Action>, far: Option<&Namespace>) -> Result<f64> {
+    fn rate(
+        &self,
+        packets: u32,
+        to: (Ipv4Addr, u16),
+        uplink: Option<Action>,
+        far: Option<&Namespace>,
+    ) -> Result<f64> {
         let index = || if_nametoindex("eth0").context("eth0");
         let attached = |place: &Namespace, action: Action| -> Result<OwnedFd> {
             place.inside(|| Ok(Program::always(action)?.attach(index()?)?))
         };
         let _uplink = uplink.map(|action| attached(&self.host, action)).transpose()?;
         let _far = far.map(|far| attached(far, Action::Drop)).transpose()?;
-        let frame = self.frame()?;
+        let frame = self.frame(to)?;
         let sink: &Namespace = match (uplink, far) {
             (Some(Action::Drop), _) => &self.host,
+            _ if to != HOST => &self.host,
             (_, Some(far)) => far,
             _ => &self.web,
         };
@@ -229,7 +252,7 @@ x-weft: {{ uplinks: [ {{ name: eth0, xdp: {mode} }} ] }}
     }
 
     /// The client's datagram with 18 bytes in it: the shortest Ethernet frame.
-    fn frame(&self) -> Result<[u8; FRAME]> {
+    fn frame(&self, to: (Ipv4Addr, u16)) -> Result<[u8; FRAME]> {
         let mac = |place: &Namespace| -> Result<[u8; 6]> {
             let links = place.ip_json("link show dev eth0")?;
             let text = links[0]["address"].as_str().context("no MAC address")?;
@@ -241,12 +264,12 @@ x-weft: {{ uplinks: [ {{ name: eth0, xdp: {mode} }} ] }}
         ip[..4].copy_from_slice(&[0x45, 0, 0, 46]);
         (ip[8], ip[9]) = (64, 17);
         ip[12..16].copy_from_slice(&CLIENT.0.octets());
-        ip[16..].copy_from_slice(&HOST.0.octets());
+        ip[16..].copy_from_slice(&to.0.octets());
         let checksum = !sum(&ip);
         ip[10..12].copy_from_slice(&checksum.to_be_bytes());
         let mut udp = [0_u8; 26];
         udp[..2].copy_from_slice(&CLIENT.1.to_be_bytes());
-        udp[2..4].copy_from_slice(&HOST.1.to_be_bytes());
+        udp[2..4].copy_from_slice(&to.1.to_be_bytes());
         udp[4..6].copy_from_slice(&26_u16.to_be_bytes());
         let checksum = !sum(&[&ip[12..], &[0, 17, 0, 26], &udp].concat());
         udp[6..8].copy_from_slice(&checksum.to_be_bytes());

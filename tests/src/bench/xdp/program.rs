@@ -13,8 +13,6 @@ use aya_obj::generated::{BPF_F_TEST_XDP_LIVE_FRAMES, bpf_attach_type, bpf_attr, 
 pub enum Action {
     /// The driver frees the packet.
     Drop = 1,
-    /// The packet goes on to the stack.
-    Pass = 2,
     /// It goes back out by the device.
     Transmit = 3,
 }
