@@ -80,12 +80,12 @@ pub fn cut_front(xdp: *mut xdp_md, bytes: i32) -> bool {
     unsafe { generated::bpf_xdp_adjust_head(xdp, bytes) == 0 }
 }
 
-/// Adds bytes, a multiple of four, to a one's complement sum.
+/// The one's complement sum of bytes, a multiple of four.
 #[inline(always)]
-pub fn sum<const BYTES: usize>(bytes: *const [u8; BYTES], sum: u32) -> u32 {
+pub fn sum<const BYTES: usize>(bytes: *const [u8; BYTES]) -> u32 {
     // SAFETY: the first part is empty, the second as long as it says.
     unsafe {
-        generated::bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast_mut().cast(), BYTES as u32, sum) as u32
+        generated::bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast_mut().cast(), BYTES as u32, 0) as u32
     }
 }
 

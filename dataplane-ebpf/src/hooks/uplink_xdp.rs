@@ -168,6 +168,11 @@ fn decapsulate(frame: &Frame, parsed: &Parsed) -> Outcome<Decision> {
 #[inline(always)]
 fn takes(endpoint: &Endpoint, length: usize) -> bool {
     endpoint.flags & flags::XDP_TARGET != 0
-        && maps::device(endpoint.ifindex)
-            .is_some_and(|device| length <= device.mtu as usize + Ethernet::LENGTH)
+        && (length <= flags::XDP_TARGET_MTU as usize + Ethernet::LENGTH || fits(endpoint, length))
+}
+
+/// Whether a longer one does.
+#[inline(always)]
+fn fits(endpoint: &Endpoint, length: usize) -> bool {
+    maps::device(endpoint.ifindex).is_some_and(|device| length <= device.mtu as usize + Ethernet::LENGTH)
 }

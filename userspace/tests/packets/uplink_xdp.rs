@@ -308,8 +308,13 @@ fn where_a_record_is_missing_tc_decides() -> Result {
         host.driver_receives(&bytes)?.ignored();
         host.change_endpoint(&A, |endpoint| endpoint.epoch = A.epoch)?;
         served(host)?;
-        host.change_device(A.device, |device| device.mtu = 20)?;
-        host.driver_receives(&bytes)?.ignored();
+        host.change_device(A.device, |device| device.mtu = 700)?;
+        let of_length =
+            |length: usize| Frame::udp(CLIENT, (HOST, 53)).payload(&vec![7; length - 28]).by_router().bytes();
+        for (length, fits) in [(576, true), (577, true), (700, true), (701, false)] {
+            let outcome = host.driver_receives(&of_length(length))?;
+            if fits { outcome.took(Path::PortmapIn) } else { outcome.ignored() }
+        }
         host.change_device(A.device, |device| device.mtu = 1500)?;
 
         // A hairpin flow's far end is a container: on the wire nobody speaks for it.
