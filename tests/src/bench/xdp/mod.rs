@@ -41,6 +41,8 @@ pub enum Contender {
     Drop,
     /// A program that sends all back, to a driver that drops them: the floor of everything that sends.
     Transmit,
+    /// A program that sends all to a container whose driver drops them: the floor of what weft does.
+    Redirect,
     /// weft's, to a container whose driver drops them: what forwarding itself costs.
     WeftXdpForwarding,
     /// weft's, to a container's stack.
@@ -56,9 +58,10 @@ pub enum Contender {
 }
 
 impl Contender {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Drop,
         Self::Transmit,
+        Self::Redirect,
         Self::WeftXdpForwarding,
         Self::WeftXdp,
         Self::WeftTc,
@@ -71,6 +74,7 @@ impl Contender {
         match self {
             Self::Drop => "XDP_DROP",
             Self::Transmit => "XDP_TX",
+            Self::Redirect => "XDP_REDIRECT into the container",
             Self::WeftXdpForwarding => "weft by XDP, dropped by the container's driver",
             Self::WeftXdp => "weft by XDP",
             Self::WeftTc => "weft by tc",
@@ -114,6 +118,7 @@ pub fn run(lab: &Lab, rounds: u32, packets: u32) -> Result<Report> {
             let rate = match contender {
                 Contender::Drop => floor.rate(packets, HOST, Some(Action::Drop), None),
                 Contender::Transmit => floor.rate(packets, HOST, Some(Action::Transmit), Some(&floor.client)),
+                Contender::Redirect => floor.redirected(packets),
                 Contender::WeftXdpForwarding => weft.rate(packets, HOST, None, Some(&weft.web)),
                 Contender::WeftXdp => weft.rate(packets, HOST, None, None),
                 Contender::WeftTc => tc.rate(packets, HOST, None, None),
@@ -223,6 +228,17 @@ x-weft: {{ uplinks: [ {{ name: eth0, xdp: {mode} }} ] }}
             ensure!(after - before == wanted, "{} packets by XDP, not {wanted}", after - before);
         }
         Ok(arrived as f64 / seconds)
+    }
+
+    /// The same with a program at the uplink that sends all to the container.
+    fn redirected(&self, packets: u32) -> Result<f64> {
+        let ports = self.host.ip_json("link show master bridge0")?;
+        let index = ports[0]["ifindex"].as_u64().context("no port")?;
+        let _uplink = self.host.inside(|| {
+            let program = Program::redirecting(u32::try_from(index)?)?;
+            Ok(program.attach(if_nametoindex("eth0")?)?)
+        })?;
+        self.rate(packets, HOST, None, Some(&self.web))
     }
 
     fn is_on(&self) -> Result<bool> {

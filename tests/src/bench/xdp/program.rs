@@ -48,6 +48,17 @@ impl Program {
         Self::load(&[answer(action), RETURN])
     }
 
+    /// One that sends all out by this device.
+    pub fn redirecting(ifindex: u32) -> io::Result<Self> {
+        const BPF_REDIRECT: i32 = 23;
+        Self::load(&[
+            instruction(0xb7, 1, 0, 0, ifindex as i32),
+            instruction(0xb7, 2, 0, 0, 0),
+            instruction(0x85, 0, 0, 0, BPF_REDIRECT),
+            RETURN,
+        ])
+    }
+
     /// One that writes this frame, and sends it out by the device it came in by. Each time: the kernel gives it the same
     /// pages again, as the receiver has left them.
     pub fn generator(frame: &[u8; FRAME]) -> io::Result<Self> {
