@@ -227,7 +227,7 @@ fn it_outlives_the_daemon_and_goes_with_teardown() -> Result<()> {
     let report = tests::lab::namespace::labtool_result(&mut ping, common::LIMIT)?;
     assert_eq!(number(&report, "lost"), 0, "{report}");
 
-    // Removed behind its back it comes again; so does what the container has switched off.
+    // Removed behind its back it comes again.
     std::fs::remove_file(pin(&it)?)?;
     within(WAIT, "it is gone", || Ok(attached(&it)?.is_empty() || pin(&it).is_ok()))?;
     within(Duration::from_secs(20), "it is there again", || {
@@ -252,7 +252,7 @@ fn it_outlives_the_daemon_and_goes_with_teardown() -> Result<()> {
     it.daemon.rewrite(&file("auto"))?;
     within(WAIT, "auto", || Ok(xdp(&it)?["reason"].as_str().is_some_and(|reason| reason.contains("veth"))))?;
     let table = it.daemon.command(&["status"])?.expect_ok()?.stdout;
-    assert!(table.contains("none (auto: a veth saves no work"), "{table}");
+    assert!(table.contains("none (auto: a veth that runs it"), "{table}");
     it.daemon.rewrite(&file("on"))?;
     within(WAIT, "on", || Ok(xdp(&it)?["mode"] == "native"))?;
     it.daemon.teardown()?;
