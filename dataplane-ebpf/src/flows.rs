@@ -108,8 +108,9 @@ fn find<'a>(
     Some(flow)
 }
 
+/// Takes note of a packet of the flow.
 #[inline(always)]
-fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
+pub fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
     let state = State(flow.state).after(direction, parsed.tuple.protocol, parsed.tcp_flags);
     if state.0 != flow.state {
         flow.state = state.0;

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{
         __sk_buff, bpf_fib_lookup, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1,
-        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2, xdp_md,
     },
     helpers::generated,
 };
@@ -64,6 +64,29 @@ pub fn redirect_peer(ifindex: u32) -> i32 {
 pub fn redirect(ifindex: u32, flags: u64) -> i32 {
     // SAFETY: no pointers.
     unsafe { generated::bpf_redirect(ifindex, flags) as i32 }
+}
+
+/// As [`redirect`], from an XDP hook: the device's driver sends the packet as it is.
+#[inline(always)]
+pub fn redirect_xdp(ifindex: u32) -> u32 {
+    // SAFETY: no pointers.
+    unsafe { generated::bpf_redirect(ifindex, 0) as u32 }
+}
+
+/// Takes bytes off the front of a packet at an XDP hook.
+#[inline(always)]
+pub fn cut_front(xdp: *mut xdp_md, bytes: i32) -> bool {
+    // SAFETY: xdp is the program's context.
+    unsafe { generated::bpf_xdp_adjust_head(xdp, bytes) == 0 }
+}
+
+/// The one's complement sum of bytes, a multiple of four.
+#[inline(always)]
+pub fn sum<const BYTES: usize>(bytes: *const [u8; BYTES]) -> u32 {
+    // SAFETY: the first part is empty, the second as long as it says.
+    unsafe {
+        generated::bpf_csum_diff(core::ptr::null_mut(), 0, bytes.cast_mut().cast(), BYTES as u32, 0) as u32
+    }
 }
 
 /// Cuts a packet, or makes it longer.

@@ -6,6 +6,7 @@
 //! | `to_container` | tc egress of a network's bridge: what the host's stack sends to containers |
 //! | `from_bridge` | tc ingress of an isolated network's bridge: what its host must not hear |
 //! | `from_uplink` | tc ingress of an uplink: what the world sends |
+//! | `uplink_xdp` | XDP of an uplink, before `from_uplink`: datagrams of flows that exist, and early drops |
 //! | `to_uplink` | tc egress of an uplink: safety net |
 //! | `from_waiting_room` | tc ingress of the waiting room: fragments that came too early |
 //! | `connect4` … `bind6` | cgroup: sockets of the host itself |
@@ -22,6 +23,7 @@ mod expire;
 mod external_port;
 mod flows;
 mod fragments;
+mod frame;
 mod helpers;
 mod hooks;
 mod icmp_error;
@@ -38,14 +40,15 @@ mod route;
 mod routed;
 mod translate;
 mod turn_back;
+mod udp_checksum;
 mod verdict;
 
 use aya_ebpf::{
-    macros::{cgroup_sock_addr, classifier},
-    programs::{SockAddrContext, TcContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 
-use crate::{packet::Packet, verdict::Verdict};
+use crate::{frame::Frame, packet::Packet, verdict::Verdict};
 
 // Else it becomes a function that the program does nothing but call.
 #[classifier]
@@ -74,6 +77,11 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
     let packet = Packet::new(&ctx);
     let size = packet.size();
     Verdict::from(hooks::from_uplink::run(&packet)).finish(size)
+}
+
+#[xdp]
+pub fn uplink_xdp(ctx: XdpContext) -> u32 {
+    hooks::uplink_xdp::run(&Frame::new(&ctx))
 }
 
 #[classifier]

@@ -138,13 +138,25 @@ pub fn enter(
     Ok(())
 }
 
-/// A packet from the world to an external port that a container's socket has, through no flow. Filtering decides (RFC
-/// 4787 section 5). What is refused is not answered (RFC 5382 REQ-4).
+/// The container that hears what comes from the world to the external port of its socket, through no flow. Filtering
+/// decides (RFC 4787 section 5). What is refused is not answered (RFC 5382 REQ-4).
 #[inline(always)]
-pub fn accept(packet: Packet, parsed: &Parsed, uplink: &Device, claim: &Index) -> Outcome<Verdict> {
-    let packet = &packet;
+pub fn listener<'a>(claim: &Index, outside: &Tuple) -> Outcome<&'a Endpoint> {
     let endpoint = claimant(claim).ok_or(DropReason::Filtered)?;
-    filter(endpoint.flags, &parsed.tuple)?;
+    filter(endpoint.flags, outside)?;
+    Ok(endpoint)
+}
+
+/// Such a packet.
+#[inline(always)]
+pub fn accept(
+    packet: Packet,
+    parsed: &Parsed,
+    uplink: &Device,
+    claim: &Index,
+    endpoint: &Endpoint,
+) -> Outcome<Verdict> {
+    let packet = &packet;
     flows::may_open(parsed)?;
     if !flags::forwards(uplink.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);

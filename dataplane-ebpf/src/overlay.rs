@@ -3,7 +3,7 @@
 use core::hint::cold_path;
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, MacAddress, Path, Peer, Remote, flags},
+    abi::{Address, Device, DropReason, Endpoint, MacAddress, Path, Peer, Remote, flags},
     packet::{
         Be16, Be32, ChecksumDelta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
         Ethernet, Ipv4, Ipv6, Ports, Udp, VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6, Vxlan, protocol,
@@ -12,7 +12,7 @@ use dataplane_common::{
 
 use crate::{
     helpers, maps,
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{Fragment, Parsed},
     redirect, route,
     verdict::{Outcome, Verdict},
@@ -215,10 +215,37 @@ fn udp(packet: &Packet, outer: Outer, peer: &Peer, inner: &Inner, length: u16) -
     Ok(())
 }
 
+/// What a VXLAN packet carries to a container of this host.
+pub struct Carried<'a> {
+    /// The container.
+    pub endpoint: &'a Endpoint,
+    /// Offset of the inner frame.
+    pub at: usize,
+    /// The inner frame's source.
+    source: MacAddress,
+    /// The inner frame's EtherType.
+    pub ether_type: u16,
+}
+
 /// Takes a VXLAN packet for one of weft's networks apart. `Pass`: the vxlan device's business (broadcast, unknown
 /// containers), or another's (foreign VNI).
 #[inline(always)]
 pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
+    let carried = match carried(packet, parsed)? {
+        Ok(carried) => carried,
+        Err(path) => return Ok(Verdict::Pass(path)),
+    };
+    let flags = if carried.ether_type == ETHERTYPE_IPV6 { DECAPSULATE_V6 } else { DECAPSULATE_V4 };
+    if !helpers::adjust_room(packet.skb, -(carried.at as i32), flags) {
+        return Err(DropReason::HelperFailed);
+    }
+    packet.write::<Ethernet>(0)?.ether_type = Be16::new(carried.ether_type);
+    redirect::to_container(packet, carried.endpoint, carried.source, Path::Decapsulate)
+}
+
+/// Looks into a VXLAN packet. `Ok(Err(path))`: it is for somebody else than a container here.
+#[inline(always)]
+pub fn carried<'a>(packet: &impl Headers, parsed: &Parsed) -> Outcome<Result<Carried<'a>, Path>> {
     let outer = if parsed.is_v6 { Outer::V6 } else { Outer::V4 };
     if parsed.transport() != outer.udp() || parsed.fragment() != Fragment::Whole {
         // A tunnel endpoint sends neither options nor fragments (RFC 7348 section 4.3); passed on, the stack would
@@ -236,7 +263,7 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
     let Some(network) = maps::vxlan_network(vni, &parsed.tuple.remote) else {
         return match maps::vxlan_network(vni, &Address::UNSPECIFIED) {
             Some(_) => Err(DropReason::UnknownPeer),
-            None => Ok(Verdict::Pass(Path::NotOurs)),
+            None => Ok(Err(Path::NotOurs)),
         };
     };
     let inner = packet.read::<Ethernet>(outer.inner()).map_err(|_| DropReason::BadEncapsulation)?;
@@ -252,13 +279,13 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
             packet.linearise(inner_ip + Ipv6::LENGTH);
             let ip = packet.read::<Ipv6>(inner_ip).map_err(|_| DropReason::BadEncapsulation)?;
             if ip.destination.is_multicast_v6() || ip.destination.is_link_local() || ip.destination.is_v4() {
-                return Ok(Verdict::Pass(Path::SlowPath));
+                return Ok(Err(Path::SlowPath));
             }
             (ip.destination, ip.next_header, ip.payload_length.get() as usize + Ipv6::LENGTH)
         }
         // No frame of a peer has a tag (RFC 7348 section 6.1), and the bridge would hand it to the containers.
         ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => return Err(DropReason::BadEncapsulation),
-        _ => return Ok(Verdict::Pass(Path::SlowPath)),
+        _ => return Ok(Err(Path::SlowPath)),
     };
     // The inner packet must lie within the outer datagram, and both within what was received.
     if udp_length as usize + outer.udp() > packet.length() as usize
@@ -273,24 +300,19 @@ pub fn decapsulate(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
     };
     if type_of_service & CONGESTION_EXPERIENCED == CONGESTION_EXPERIENCED {
         // The mark belongs on the inner packet, or drops it (RFC 6040 section 4.2): the vxlan device does either.
-        return Ok(Verdict::Pass(Path::SlowPath));
+        return Ok(Err(Path::SlowPath));
     }
     if packet.is_gso() && inner_protocol == protocol::UDP {
         // `bpf_skb_adjust_room` leaves the tunnel mark in the packet's GSO type. TCP does not look at it, but a UDP
         // receiver cuts the packet into datagrams and fails; the vxlan device takes the mark off and keeps the GSO.
-        return Ok(Verdict::Pass(Path::SlowPath));
+        return Ok(Err(Path::SlowPath));
     }
     let endpoint = match maps::endpoint(network, &address) {
         Some(endpoint) if endpoint.mac == destination => endpoint,
-        _ => return Ok(Verdict::Pass(Path::SlowPath)),
+        _ => return Ok(Err(Path::SlowPath)),
     };
     if endpoint.flags & flags::INTER_CONTAINER == 0 {
         return Err(DropReason::InterContainerDisabled);
     }
-    let flags = if ether_type == ETHERTYPE_IPV6 { DECAPSULATE_V6 } else { DECAPSULATE_V4 };
-    if !helpers::adjust_room(packet.skb, -(outer.inner() as i32), flags) {
-        return Err(DropReason::HelperFailed);
-    }
-    packet.write::<Ethernet>(0)?.ether_type = Be16::new(ether_type);
-    redirect::to_container(packet, endpoint, source, Path::Decapsulate)
+    Ok(Ok(Carried { endpoint, at: outer.inner(), source, ether_type }))
 }

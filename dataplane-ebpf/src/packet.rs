@@ -1,4 +1,4 @@
-//! The packet: the one place with bounds checks.
+//! The packet: the one place with bounds checks, but for `frame`, which is the same for XDP.
 
 use core::{arch::asm, hint::cold_path, mem::offset_of};
 
@@ -13,6 +13,22 @@ use crate::{helpers, parse::Parsed, verdict::Outcome};
 /// `gso_size` of SCTP: segments of any size, each made for the path MTU that SCTP has found. How long they are cannot be read
 /// here; what is sent again later is no GSO packet, and hears of a smaller MTU.
 const GSO_BY_FRAGS: usize = 0xffff;
+
+/// A header at an offset from `start`, if all of it is before `end`.
+#[inline(always)]
+pub fn header_at<T>(start: usize, end: usize, offset: usize) -> Option<*mut T> {
+    if start + offset + size_of::<T>() > end { None } else { Some((start + offset) as *mut T) }
+}
+
+/// What the parser needs of a packet, whatever kind of hook it is at. See the methods of [`Packet`].
+pub trait Headers {
+    fn read<T>(&self, offset: usize) -> Outcome<&T>;
+    #[expect(clippy::mut_from_ref, reason = "the packet is the kernel's memory, not this struct's")]
+    fn write<T>(&self, offset: usize) -> Outcome<&mut T>;
+    fn linearise(&self, bytes: usize);
+    fn length(&self) -> u32;
+    fn is_gso(&self) -> bool;
+}
 
 /// A packet at a tc hook.
 #[derive(Clone, Copy)]
@@ -61,7 +77,7 @@ impl Packet {
     #[inline(always)]
     pub fn at<T>(&self, offset: usize) -> Option<*mut T> {
         let (data, end) = self.linear();
-        if data + offset + size_of::<T>() > end { None } else { Some((data + offset) as *mut T) }
+        header_at(data, end, offset)
     }
 
     /// Like [`Self::at`], for reading; a packet that is too short is malformed.
@@ -183,5 +199,32 @@ impl Packet {
     #[inline(always)]
     pub fn came_in_by(&self) -> u32 {
         self.field::<{ offset_of!(__sk_buff, ingress_ifindex) }>() as u32
+    }
+}
+
+impl Headers for Packet {
+    #[inline(always)]
+    fn read<T>(&self, offset: usize) -> Outcome<&T> {
+        self.read(offset)
+    }
+
+    #[inline(always)]
+    fn write<T>(&self, offset: usize) -> Outcome<&mut T> {
+        self.write(offset)
+    }
+
+    #[inline(always)]
+    fn linearise(&self, bytes: usize) {
+        self.linearise(bytes);
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        self.length()
+    }
+
+    #[inline(always)]
+    fn is_gso(&self) -> bool {
+        self.is_gso()
     }
 }

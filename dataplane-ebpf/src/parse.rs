@@ -8,7 +8,7 @@ use dataplane_common::{
     },
 };
 
-use crate::{maps, packet::Packet, verdict::Outcome};
+use crate::{maps, packet::Headers, verdict::Outcome};
 
 /// Where the IP header begins: every device that weft serves speaks Ethernet.
 pub const NETWORK: usize = Ethernet::LENGTH;
@@ -150,7 +150,7 @@ pub fn asker(kind: u8, is_v6: bool, local: Side) -> Option<u16> {
 
 /// Parses an IPv4 header behind an Ethernet header, and what follows.
 #[inline(always)]
-pub fn parse_ipv4<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
+pub fn parse_ipv4<'a>(packet: &impl Headers, local: Side) -> Outcome<&'a mut Parsed> {
     let parsed = &mut maps::scratch().ok_or(DropReason::HelperFailed)?.parsed;
     parsed.begin(ETHERTYPE_IPV4, local);
     packet.linearise(NETWORK + Ipv4::LENGTH);
@@ -192,7 +192,7 @@ pub fn parse_ipv4<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
 
 /// Parses an IPv6 header, its extension headers, and what follows.
 #[inline(always)]
-pub fn parse_ipv6<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
+pub fn parse_ipv6<'a>(packet: &impl Headers, local: Side) -> Outcome<&'a mut Parsed> {
     let parsed = &mut maps::scratch().ok_or(DropReason::HelperFailed)?.parsed;
     parsed.begin(ETHERTYPE_IPV6, local);
     packet.linearise(NETWORK + Ipv6::LENGTH);
@@ -231,7 +231,7 @@ pub fn parse_ipv6<'a>(packet: &Packet, local: Side) -> Outcome<&'a mut Parsed> {
 
 /// Steps over IPv6 extension headers to the transport header.
 #[inline(always)]
-fn extensions(packet: &Packet, parsed: &mut Parsed) -> Outcome<()> {
+fn extensions(packet: &impl Headers, parsed: &mut Parsed) -> Outcome<()> {
     let mut count = 0;
     while matches!(
         parsed.tuple.protocol,
@@ -269,7 +269,7 @@ fn extensions(packet: &Packet, parsed: &mut Parsed) -> Outcome<()> {
 
 /// Reads ports, or what stands in their place.
 #[inline(always)]
-fn transport(packet: &Packet, parsed: &mut Parsed, end: usize) -> Outcome<()> {
+fn transport(packet: &impl Headers, parsed: &mut Parsed, end: usize) -> Outcome<()> {
     if parsed.fragment == Fragment::Later as u8 {
         return Ok(());
     }

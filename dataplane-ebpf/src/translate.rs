@@ -7,7 +7,7 @@ use dataplane_common::{
 
 use crate::{
     helpers::{self, IPV6, PSEUDO_HEADER, UDP},
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{Fragment, NETWORK, Parsed, Side},
     verdict::Outcome,
 };
@@ -138,7 +138,12 @@ extern "C" fn crc32c_of_message(change: u32, length: u32) -> u32 {
 
 /// Bytes behind the IP header at `network`, from the transport header to the end of the IP packet: padding is not covered.
 #[inline(always)]
-pub fn transport_length(packet: &Packet, is_v6: bool, network: usize, transport: usize) -> Outcome<u16> {
+pub fn transport_length(
+    packet: &impl Headers,
+    is_v6: bool,
+    network: usize,
+    transport: usize,
+) -> Outcome<u16> {
     let total = if is_v6 {
         packet.read::<Ipv6>(network)?.payload_length.get().wrapping_add(Ipv6::LENGTH as u16)
     } else {
@@ -160,7 +165,7 @@ pub fn ports_of(tuple: &Tuple, local: Side) -> Ports {
 /// The IP header: addresses, one hop less, and where the source is translated the identification of a fragment.
 #[inline(always)]
 pub fn network(
-    packet: &Packet,
+    packet: &impl Headers,
     parsed: &Parsed,
     local: Side,
     source: &Address,

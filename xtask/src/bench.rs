@@ -8,7 +8,7 @@ use std::{
 
 use ::tests::{
     Lab, Tools,
-    bench::{self, Variant, measure::Effort, plot, scale},
+    bench::{self, Variant, measure::Effort, plot, scale, xdp},
 };
 use anyhow::{Context, Result, ensure};
 
@@ -36,10 +36,13 @@ pub struct Options {
     /// Measure instead what 10,000 published ports and 1,000 containers cost
     #[arg(long, conflicts_with_all = ["path", "variant"])]
     scale: bool,
+    /// Measure instead packets per second of a published UDP port, by XDP and otherwise
+    #[arg(long, conflicts_with_all = ["path", "variant", "scale"])]
+    xdp: bool,
     /// With --scale: at how many containers one more is added (can be given several times)
     #[arg(long, requires = "scale")]
     containers: Vec<usize>,
-    /// Where the figures go, with a plot beside it; the default is bench/results/paths.json, or scale.json
+    /// Where the figures go, with a plot beside it; the default is bench/results/paths.json, scale.json or xdp.json
     #[arg(long)]
     output: Option<PathBuf>,
     /// Everything is built: what the run as root is told
@@ -71,6 +74,9 @@ pub fn run(options: &Options) -> Result<()> {
             chosen => chosen.to_vec(),
         };
         return run_scale(options, &scale::Plan { rounds, containers: sizes }, &tools);
+    }
+    if options.xdp {
+        return run_xdp(options, rounds, tools);
     }
     run_paths(options, rounds, tools)
 }
@@ -107,6 +113,19 @@ fn run_scale(options: &Options, plan: &scale::Plan, tools: &Tools) -> Result<()>
     let report = scale::run(plan, |title| Lab::with_tools(title, tools.clone()))?;
     println!("{}", report.markdown());
     write(&output(options, "scale.json"), &report.json()?)
+}
+
+fn run_xdp(options: &Options, rounds: u32, tools: Tools) -> Result<()> {
+    let lab = Lab::with_tools("bench-xdp", tools)?;
+    let measured = xdp::run(&lab, rounds, if options.quick { 200_000 } else { 5_000_000 });
+    if measured.is_err() {
+        lab.print_logs();
+    }
+    let finished = lab.finish();
+    let report = measured?;
+    println!("{}", report.markdown());
+    write(&output(options, "xdp.json"), &report.json()?)?;
+    finished
 }
 
 /// Each of the given ones once, in the order of `all`; all of them if none is given.

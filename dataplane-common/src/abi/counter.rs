@@ -74,6 +74,8 @@ indexed! {
         RoutedOut = "routed_out",
         /// The answer.
         RoutedIn = "routed_in",
+        /// What XDP has carried or dropped on an uplink. Each of these packets counts as what it is, too.
+        Xdp = "xdp",
     }
 }
 

@@ -39,6 +39,11 @@ pub mod flags {
     pub const UNPROTECTED_V6: u32 = 1 << 13;
     /// The host itself is none of the network's.
     pub const ISOLATED: u32 = 1 << 14;
+    /// Endpoint: its veth takes what XDP sends there. The driver drops it without a word where the container's end is not
+    /// ready for it.
+    pub const XDP_TARGET: u32 = 1 << 15;
+    /// No such endpoint's MTU is less, in bytes: what every host takes whole (RFC 1122 section 3.3.2).
+    pub const XDP_TARGET_MTU: u32 = 576;
 
     /// Whether a family of the network is routed.
     #[inline(always)]
@@ -212,7 +217,7 @@ impl Device {
 mod tests {
     use super::{flags::*, *};
 
-    const ALL: [u32; 15] = [
+    const ALL: [u32; 16] = [
         INTERNAL,
         INTER_CONTAINER,
         MASQUERADE,
@@ -228,6 +233,7 @@ mod tests {
         UNPROTECTED,
         UNPROTECTED_V6,
         ISOLATED,
+        XDP_TARGET,
     ];
 
     #[test]

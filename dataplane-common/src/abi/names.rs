@@ -84,6 +84,8 @@ pub mod program {
     pub const FROM_BRIDGE: &str = "from_bridge";
     /// tc ingress of an uplink.
     pub const FROM_UPLINK: &str = "from_uplink";
+    /// XDP of an uplink.
+    pub const UPLINK_XDP: &str = "uplink_xdp";
     /// tc egress of an uplink.
     pub const TO_UPLINK: &str = "to_uplink";
     /// tc ingress of the waiting room: fragments go back to where they came from.

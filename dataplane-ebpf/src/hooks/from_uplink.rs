@@ -1,7 +1,8 @@
 //! What the world sends.
 
+use aya_ebpf::bindings::__sk_buff;
 use dataplane_common::{
-    abi::{Address, Device, DropReason, Path},
+    abi::{Address, Device, DropReason, Endpoint, Index, Path, Publication},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
 
@@ -87,30 +88,52 @@ fn is_served(address: &Address, is_v6: bool) -> bool {
 /// A packet of no flow.
 #[inline(always)]
 fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
+    match way_in(packet.skb, parsed)? {
+        WayIn::None => Ok(Verdict::Pass(Path::NotOurs)),
+        WayIn::Publication(publication) => {
+            portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication)
+        }
+        WayIn::Claim(claim, endpoint) => masquerade::accept(*packet, parsed, device, claim, endpoint),
+    }
+}
+
+/// What a packet of no flow may open one by.
+pub enum WayIn<'a> {
+    /// It is none of weft's.
+    None,
+    /// A published port.
+    Publication(&'a Publication),
+    /// The external port of a container that hears the sender.
+    Claim(&'a Index, &'a Endpoint),
+}
+
+/// Asks for it; also what [`super::uplink_xdp`] drops is decided here.
+#[inline(always)]
+pub fn way_in<'a>(context: *mut __sk_buff, parsed: &Parsed) -> Outcome<WayIn<'a>> {
     let tuple = &parsed.tuple;
     if !maps::is_host_address(&tuple.local) {
-        let Some(subnet) = maps::subnet(&tuple.local) else { return Ok(Verdict::Pass(Path::NotOurs)) };
+        let Some(subnet) = maps::subnet(&tuple.local) else { return Ok(WayIn::None) };
         let publication = routed::publication(parsed, subnet).ok_or(DropReason::DirectRouting)?;
         if is_impossible(&tuple.remote, parsed.is_v6) {
             return Err(DropReason::SpoofedAddress);
         }
-        return portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication);
+        return Ok(WayIn::Publication(publication));
     }
     if protocol::is_icmp(tuple.protocol) || !parsed.has_ports {
-        return Ok(Verdict::Pass(Path::NotOurs));
+        return Ok(WayIn::None);
     }
     match maps::publication(tuple.protocol, &tuple.local, tuple.local_port) {
         Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
         // A gateway of weft's networks: `to_uplink` lets no answer of that name out.
         Some(_) if maps::subnet(&tuple.local).is_some() => Err(DropReason::DirectRouting),
-        Some(publication) => portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication),
+        Some(publication) => Ok(WayIn::Publication(publication)),
         None => match maps::claim_of(tuple) {
             // A process of the host may have bound the port after the claim: what was there first goes on, and what
             // nobody here has asked for is the process'.
-            Some(_) if helpers::has_socket(packet.skb, tuple) => Ok(Verdict::Pass(Path::NotOurs)),
+            Some(_) if helpers::has_socket(context, tuple) => Ok(WayIn::None),
             Some(_) if is_impossible(&tuple.remote, parsed.is_v6) => Err(DropReason::SpoofedAddress),
-            Some(claim) => masquerade::accept(*packet, parsed, device, claim),
-            None => Ok(Verdict::Pass(Path::NotOurs)),
+            Some(claim) => Ok(WayIn::Claim(claim, masquerade::listener(claim, tuple)?)),
+            None => Ok(WayIn::None),
         },
     }
 }

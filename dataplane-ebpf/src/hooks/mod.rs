@@ -7,3 +7,4 @@ pub mod from_waiting_room;
 pub mod host_sockets;
 pub mod to_container;
 pub mod to_uplink;
+pub mod uplink_xdp;

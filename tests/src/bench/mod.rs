@@ -12,6 +12,7 @@ pub mod scale;
 pub mod statistics;
 pub mod topology;
 pub mod witness;
+pub mod xdp;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};

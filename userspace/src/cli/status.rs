@@ -67,9 +67,10 @@ fn print(status: &StatusView) -> Outcome {
     );
     let uplinks = status.uplinks.iter().map(|uplink| {
         let address = both(uplink.address, uplink.address_v6);
-        [uplink.name.clone(), uplink.ifindex.to_string(), address, uplink.mtu.to_string()]
+        let xdp = format!("{} ({}: {})", uplink.xdp.mode, uplink.xdp.wanted.as_str(), uplink.xdp.reason);
+        [uplink.name.clone(), uplink.ifindex.to_string(), address, uplink.mtu.to_string(), xdp]
     });
-    section(&mut parts, "", rows(["UPLINK", "INDEX", "ADDRESS", "MTU"], uplinks));
+    section(&mut parts, "", rows(["UPLINK", "INDEX", "ADDRESS", "MTU", "XDP"], uplinks));
     let dash = |text: &String| if text.is_empty() { "-".to_owned() } else { text.clone() };
     let sysctls =
         status.sysctls.iter().map(|found| [found.name.clone(), dash(&found.before), dash(&found.now)]);

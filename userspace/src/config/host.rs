@@ -1,7 +1,7 @@
 //! Top-level `x-weft`: settings of the host, and the containers of overlay networks elsewhere.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -11,7 +11,7 @@ use super::{
     merge::Networks,
     ports, schema, values,
 };
-use crate::model::{Driver, Family, HostSettings, MacAddress, Peer, PortRange, RemoteEndpoint};
+use crate::model::{Driver, Family, HostSettings, MacAddress, Peer, PortRange, RemoteEndpoint, Xdp};
 
 /// A peer's tunnel address, network and endpoints, to tell repetitions.
 type PeerContent = (IpAddr, String, Vec<(String, IpAddr, MacAddress)>);
@@ -139,23 +139,48 @@ impl HostDraft {
         }
     }
 
-    fn add_uplinks(&mut self, uplinks: Option<&[Located<String>]>, report: &mut Report) {
+    fn add_uplinks(&mut self, uplinks: Option<&[Located<schema::Uplink>]>, report: &mut Report) {
         let Some(uplinks) = uplinks else { return };
         let Some(first) = uplinks.first() else { return };
-        let mut names: Vec<String> = Vec::new();
+        let (mut names, mut modes) = (Vec::new(), BTreeMap::new());
         let mut seen = HashSet::new();
         for uplink in uplinks {
-            if !values::device_name(uplink, report) {
+            let (name, mode) = match &uplink.value {
+                schema::Uplink::Text(name) => (Located { value: name.clone(), at: uplink.at }, None),
+                schema::Uplink::Map(long) => (long.name.clone(), long.xdp.as_ref()),
+            };
+            if !values::device_name(&name, report) {
                 continue;
             }
-            if !seen.insert(&uplink.value) {
-                report.add(uplink.at, format!("the uplink {} is named twice", quote(&uplink.value)));
+            if !seen.insert(name.value.clone()) {
+                report.add(name.at, format!("the uplink {} is named twice", quote(&name.value)));
                 continue;
             }
-            names.push(uplink.value.clone());
+            if let Some(mode) = mode.and_then(|mode| xdp(mode, report)) {
+                modes.insert(name.value.clone(), mode);
+            }
+            names.push(name.value.clone());
+            self.uplinks.push(name);
         }
-        self.uplinks.extend(uplinks.iter().cloned());
-        settle(Some((names, first.at)), &mut self.settings.uplinks, &mut self.uplinks_at, "uplinks", report);
+        let mut settled =
+            (std::mem::take(&mut self.settings.uplinks), std::mem::take(&mut self.settings.xdp));
+        settle(Some(((names, modes), first.at)), &mut settled, &mut self.uplinks_at, "uplinks", report);
+        (self.settings.uplinks, self.settings.xdp) = settled;
+    }
+}
+
+/// `on` and `off` are YAML's booleans of old.
+fn xdp(mode: &Located<schema::Flag>, report: &mut Report) -> Option<Xdp> {
+    match &mode.value {
+        schema::Flag::Boolean(true) => Some(Xdp::On),
+        schema::Flag::Boolean(false) => Some(Xdp::Off),
+        schema::Flag::Text(text) => {
+            let known = [Xdp::Auto, Xdp::On, Xdp::Off].into_iter().find(|mode| mode.as_str() == text);
+            if known.is_none() {
+                report.add(mode.at, format!("xdp is auto, on or off, not {}", quote(text)));
+            }
+            known
+        }
     }
 }
 

@@ -220,7 +220,7 @@ pub(super) struct LongPort {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Host {
     /// Devices that lead to the world; by default the one of the default route.
-    pub uplinks: Option<Vec<Located<String>>>,
+    pub uplinks: Option<Vec<Located<Uplink>>>,
     /// Own address of the VXLAN tunnel; by default the first uplink's.
     pub vtep: Option<Located<String>>,
     /// UDP port of VXLAN, by default 4789.
@@ -233,6 +233,28 @@ pub(super) struct Host {
     pub max_flows: Option<Located<i64>>,
     /// How long an idle flow is kept.
     pub timeouts: Option<FlowTimeouts>,
+}
+
+/// A device that leads to the world.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(untagged)]
+pub(super) enum Uplink {
+    /// Its name.
+    Text(String),
+    /// Its name and more.
+    Map(LongUplink),
+}
+
+/// The long form of an uplink.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LongUplink {
+    /// Name of the device.
+    pub name: Located<String>,
+    /// Whether XDP serves it: `auto` (the default), `on` or `off`.
+    #[serde(default)]
+    pub xdp: Option<Located<Flag>>,
 }
 
 /// Timeouts in seconds, or durations such as `300s`, `5m` or `1h30m`.

@@ -12,7 +12,9 @@ use crate::{
     dataplane,
     model::Family,
     observe,
-    observe::{ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView},
+    observe::{
+        ConfigView, ForwardingView, MapView, ProgramView, StatusView, SysctlView, UplinkView, XdpView,
+    },
     providers::{
         file::{self, FileError},
         once,
@@ -137,6 +139,11 @@ impl Owner {
             address: uplink.addresses.v4,
             address_v6: uplink.addresses.v6,
             mtu: uplink.mtu,
+            xdp: XdpView {
+                wanted: uplink.xdp.wanted,
+                mode: if uplink.xdp.native { "native" } else { "none" }.to_owned(),
+                reason: uplink.xdp.reason.clone(),
+            },
         });
         let sysctls = self.reconciler.leases().sysctls.iter().map(|(name, before)| SysctlView {
             name: name.clone(),

@@ -22,6 +22,7 @@ use super::{
     Error, Result,
     cgroup::Cgroup,
     sys::{self, LinkTarget},
+    xdp,
 };
 
 /// A program for a network device.
@@ -117,22 +118,23 @@ pub struct AttachedProgram {
 
 /// A loaded program.
 #[derive(Debug)]
-struct Loaded {
-    fd: ProgramFd,
+pub(super) struct Loaded {
+    pub(super) fd: ProgramFd,
     id: u32,
 }
 
 /// All links of one daemon.
 #[derive(Debug)]
 pub(super) struct Links {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     programs: HashMap<&'static str, Loaded>,
 }
 
 impl Links {
     pub(super) fn new(directory: PathBuf, ebpf: &aya::Ebpf) -> Result<Self> {
         let mut programs = HashMap::new();
-        for &name in TcProgram::ALL.map(TcProgram::name).iter().chain(program::HOST_SOCKETS) {
+        let of_devices = TcProgram::ALL.map(TcProgram::name);
+        for &name in of_devices.iter().chain(program::HOST_SOCKETS).chain(&[program::UPLINK_XDP]) {
             let failed = |error: &dyn std::fmt::Display| Error::Object(format!("program {name}: {error}"));
             let loaded = ebpf.program(name).ok_or_else(|| failed(&"missing"))?;
             let fd = loaded.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(|error| failed(&error))?;
@@ -142,7 +144,7 @@ impl Links {
         Ok(Self { directory, programs })
     }
 
-    fn program(&self, name: &str) -> Result<&Loaded> {
+    pub(super) fn program(&self, name: &str) -> Result<&Loaded> {
         self.programs.get(name).ok_or_else(|| Error::Object(format!("it has no program {name}")))
     }
 
@@ -224,6 +226,7 @@ impl Links {
             let Some(name) = file_name.to_str() else { continue };
             let (program, ifindex) = match TcProgram::from_pin_name(name) {
                 Some((program, ifindex)) => (program.name(), Some(ifindex)),
+                None if let Some(ifindex) = xdp::from_pin_name(name) => (program::UPLINK_XDP, Some(ifindex)),
                 None => match program::HOST_SOCKETS.iter().find(|&&known| known == name) {
                     Some(&program) => (program, None),
                     None => continue,
@@ -234,7 +237,9 @@ impl Links {
             let info = sys::link_info(link.as_fd())
                 .map_err(Error::system(format!("ask for the link {}", pin.display())))?;
             let live = match info.target {
-                LinkTarget::Tcx { ifindex: actual, .. } => Some(actual) == ifindex,
+                LinkTarget::Tcx { ifindex: actual, .. } | LinkTarget::Xdp { ifindex: actual } => {
+                    Some(actual) == ifindex
+                }
                 LinkTarget::Cgroup { id, .. } => id != 0 && cgroup_id.is_none_or(|wanted| wanted == id),
                 LinkTarget::Other => false,
             };
@@ -260,7 +265,7 @@ impl Links {
     }
 }
 
-fn update(link: BorrowedFd<'_>, program_id: u32, loaded: &Loaded) -> io::Result<Ensured> {
+pub(super) fn update(link: BorrowedFd<'_>, program_id: u32, loaded: &Loaded) -> io::Result<Ensured> {
     if program_id == loaded.id {
         return Ok(Ensured::Unchanged);
     }
@@ -268,7 +273,7 @@ fn update(link: BorrowedFd<'_>, program_id: u32, loaded: &Loaded) -> io::Result<
     Ok(Ensured::Updated)
 }
 
-fn open_pin(pin: &Path) -> Result<Option<OwnedFd>> {
+pub(super) fn open_pin(pin: &Path) -> Result<Option<OwnedFd>> {
     match sys::object_get(pin) {
         Ok(link) => Ok(Some(link)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

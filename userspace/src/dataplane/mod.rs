@@ -15,6 +15,7 @@ mod ports;
 mod sys;
 mod table;
 mod teardown;
+mod xdp;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use pinned::{Pinned, in_use};
 pub use ports::{PortSets, publication_prefixes};
 pub use table::{Changes, Order, Prefix, Table};
 pub use teardown::{Removed, teardown};
+pub use xdp::XdpError;
 
 /// Where and how large.
 #[derive(Debug, Clone)]
@@ -235,6 +237,7 @@ impl Dataplane {
         for program in TcProgram::ALL {
             detached += usize::from(self.links.detach(ifindex, program)?);
         }
+        detached += usize::from(self.detach_xdp(ifindex)?);
         Ok(detached)
     }
 

@@ -123,6 +123,7 @@ fn load_object(maps: &Path, max_entries: &BTreeMap<&'static str, u32>) -> Result
         program::FROM_BRIDGE,
         program::FROM_UPLINK,
         program::TO_UPLINK,
+        program::UPLINK_XDP,
         program::FROM_WAITING_ROOM,
         program::EXPIRE_FLOWS,
     ]);
@@ -130,6 +131,7 @@ fn load_object(maps: &Path, max_entries: &BTreeMap<&'static str, u32>) -> Result
         let loaded = match program {
             Program::SchedClassifier(program) => program.load(),
             Program::CgroupSockAddr(program) => program.load(),
+            Program::Xdp(program) => program.load(),
             other => return Err(Error::Object(format!("{name} is an unexpected {:?}", other.prog_type()))),
         };
         loaded.map_err(|error| Error::Program { program: name.to_owned(), reason: refusal(&error) })?;

@@ -31,6 +31,8 @@ pub(super) struct LinkInfo {
 pub(super) enum LinkTarget {
     /// A network device; index 0 when the device has gone or the link was detached.
     Tcx { ifindex: u32, attach_type: u32 },
+    /// A network device's driver; index 0 likewise.
+    Xdp { ifindex: u32 },
     /// A cgroup; number 0 when it has gone or the link was detached.
     Cgroup { id: u64, attach_type: u32 },
     /// A kind of link that weft does not make.
@@ -112,6 +114,9 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
             kind if kind == bpf_link_type::BPF_LINK_TYPE_TCX as u32 => {
                 LinkTarget::Tcx { ifindex: detail.tcx.ifindex, attach_type: detail.tcx.attach_type }
             }
+            kind if kind == bpf_link_type::BPF_LINK_TYPE_XDP as u32 => {
+                LinkTarget::Xdp { ifindex: detail.xdp.ifindex }
+            }
             kind if kind == bpf_link_type::BPF_LINK_TYPE_CGROUP as u32 => {
                 LinkTarget::Cgroup { id: detail.cgroup.cgroup_id, attach_type: detail.cgroup.attach_type }
             }
@@ -141,6 +146,19 @@ pub(super) fn link_create_tcx(
     attr.link_create.attach_type = attach_type as u32;
     // Before nothing in particular: first.
     attr.link_create.flags = BPF_F_BEFORE;
+    // SAFETY: no addresses.
+    unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
+}
+
+/// Attaches a program to a device's driver. It is never run by the kernel in the driver's place.
+pub(super) fn link_create_xdp(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    // XDP_FLAGS_DRV_MODE of linux/if_link.h.
+    const DRIVER_MODE: u32 = 1 << 2;
+    let mut attr = zeroed_attr();
+    attr.link_create.__bindgen_anon_1.prog_fd = raw(program);
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = bpf_attach_type::BPF_XDP as u32;
+    attr.link_create.flags = DRIVER_MODE;
     // SAFETY: no addresses.
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
 }

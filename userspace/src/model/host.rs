@@ -1,6 +1,6 @@
 //! What is declared of the host as a whole.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,9 @@ pub const VXLAN_PORT: u16 = 4789;
 pub struct HostSettings {
     /// Devices that lead to the world; empty: the device of the default route.
     pub uplinks: Vec<String>,
+    /// Whether XDP serves them, where the files say so.
+    #[serde(default)]
+    pub xdp: BTreeMap<String, Xdp>,
     /// Own tunnel address; `None`: the first uplink's.
     pub vtep: Option<IpAddr>,
     /// UDP port of VXLAN; `None`: 4789 (RFC 7348).
@@ -24,6 +27,30 @@ pub struct HostSettings {
     pub max_flows: Option<u32>,
     /// Flow timeouts.
     pub timeouts: Timeouts,
+}
+
+/// Whether XDP serves an uplink, before tc.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Xdp {
+    /// Where that was measured to be worth it.
+    #[default]
+    Auto,
+    /// Where the driver can.
+    On,
+    /// No.
+    Off,
+}
+
+impl Xdp {
+    /// As in the files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+    }
 }
 
 /// Flow timeouts. Defaults are those that the RFCs recommend.

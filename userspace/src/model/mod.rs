@@ -10,7 +10,7 @@ pub mod range;
 mod state;
 
 pub use family::{BeforePort, Family, PerFamily};
-pub use host::{HostSettings, Timeouts, VXLAN_PORT};
+pub use host::{HostSettings, Timeouts, VXLAN_PORT, Xdp};
 pub use mac_address::MacAddress;
 pub use network::{Driver, Filtering, GatewayMode, Network, Subnet};
 pub use protocol::{PerProtocol, Protocol};

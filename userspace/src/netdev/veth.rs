@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use super::{
     devices::{Outcome, no_ipv6_address},
     error::Result,
+    ethtool,
     handle::Netlink,
     link::{Link, LinkKind, VethPeer},
     namespace::Namespace,
@@ -36,6 +37,9 @@ pub struct VethSpec {
     pub gso_max_size: Option<u32>,
     /// The container speaks IPv6. Otherwise a new end gets no link-local address, with which it would only look for routers.
     pub ipv6: bool,
+    /// The container's end takes what an XDP program of the host sends to the host's end: the driver wants GRO on for that.
+    /// `false` leaves it as it is.
+    pub takes_xdp: bool,
     /// The host's end is to be up. `false` leaves it as it is, which is down for a new one: so programs can be
     /// attached before the first packet passes.
     pub up: bool,
@@ -141,7 +145,11 @@ impl Netlink {
                 host.owned(self, "veth", &spec.alias)?;
             }
             if let Some(peer) = self.container_end_of(&host, container, inside).await? {
-                return self.repair_veth(spec, &host, &peer, inside).await;
+                let mut ensured = self.repair_veth(spec, &host, &peer, inside).await?;
+                if self.ensure_takes_xdp(spec, container).await? && ensured.outcome == Outcome::Unchanged {
+                    ensured.outcome = Outcome::Changed;
+                }
+                return Ok(ensured);
             }
             self.remove_link_by_index(host.ifindex, &spec.name).await?;
         }
@@ -166,7 +174,18 @@ impl Netlink {
         }
         .build();
         inside.change_link(&format!("set device {} up", spec.container_name), message).await?;
+        self.ensure_takes_xdp(spec, container).await?;
         Ok(EnsuredVeth { ifindex: host.ifindex, container_ifindex, outcome: Outcome::Created })
+    }
+
+    /// Has the container's end take what XDP sends to it. Between two namespaces nothing else that a container hears
+    /// comes by that way, so it costs nothing else anything.
+    async fn ensure_takes_xdp(&self, spec: &VethSpec, container: &Namespace) -> Result<bool> {
+        if !spec.takes_xdp {
+            return Ok(false);
+        }
+        let device = spec.container_name.clone();
+        container.run("switch GRO on for XDP", move || ethtool::ensure_gro(&device)).await
     }
 
     /// The other end of `host`, if it is in `container`.

@@ -8,7 +8,7 @@ pub use flows::flows;
 pub use lists::{endpoints, networks, ports};
 pub use views::{
     ConfigView, Count, Counts, EndpointView, FlowView, ForwardingView, MapView, NetworkView, PortView,
-    ProgramView, StatusView, SysctlView, UplinkView,
+    ProgramView, StatusView, SysctlView, UplinkView, XdpView,
 };
 
 use dataplane_common::abi::{Counter, DropReason, Path};

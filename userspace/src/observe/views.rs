@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Filtering, GatewayMode, MacAddress, PerFamily, PortRange, Protocol},
+    model::{Filtering, GatewayMode, MacAddress, PerFamily, PortRange, Protocol, Xdp},
     providers::file::FileError,
     reconcile::problem::Problem,
 };
@@ -83,6 +83,20 @@ pub struct UplinkView {
     pub address_v6: Option<IpAddr>,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Whether XDP serves it before tc.
+    #[serde(default)]
+    pub xdp: XdpView,
+}
+
+/// Whether XDP serves an uplink.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct XdpView {
+    /// What the files ask for.
+    pub wanted: Xdp,
+    /// `native`, or `none` where tc serves alone.
+    pub mode: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// Whether this host forwards.

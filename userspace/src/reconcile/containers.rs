@@ -142,6 +142,11 @@ impl Containers {
         &self.failed
     }
 
+    /// Whether the interface is known to take what XDP sends to it.
+    pub fn takes_xdp(&self, id: &EndpointId) -> bool {
+        self.verified.get(id).is_some_and(|verified| verified.shape.spec.takes_xdp)
+    }
+
     /// Makes all interfaces exist with their programs attached. New host sides are left down: call
     /// [`Self::bring_up`] when the maps are filled.
     pub async fn ensure(
@@ -184,7 +189,9 @@ impl Containers {
                 self.failed.insert(id.clone());
                 continue;
             };
-            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, uplinks, vtep)) else {
+            let takes_xdp = uplinks.iter().any(|uplink| uplink.xdp.native);
+            let Some(shape) = shape(id, endpoint, network, bridge, mtu(network, uplinks, vtep), takes_xdp)
+            else {
                 self.failed.insert(id.clone());
                 continue;
             };
@@ -285,6 +292,7 @@ fn shape(
     network: &ResolvedNetwork,
     bridge: &Link,
     mtu: u32,
+    takes_xdp: bool,
 ) -> Option<Shape> {
     let spec = VethSpec {
         name: endpoint.device.clone(),
@@ -296,6 +304,7 @@ fn shape(
         container_mac_address: endpoint.mac,
         gso_max_size: network.vxlan.is_some().then_some(OVERLAY_GSO_MAX_SIZE),
         ipv6: endpoint.addresses.v6.is_some(),
+        takes_xdp,
         up: false,
     };
     Some(Shape {

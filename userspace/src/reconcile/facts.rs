@@ -7,7 +7,7 @@ use std::{
 
 use super::resolved::EndpointId;
 use crate::{
-    model::{MacAddress, PerFamily, PerProtocol, PortRange},
+    model::{MacAddress, PerFamily, PerProtocol, PortRange, Xdp},
     netdev::PortRanges,
 };
 
@@ -24,6 +24,19 @@ pub struct UplinkFact {
     pub mac: Option<MacAddress>,
     /// Primary addresses; a family without one cannot be masqueraded there now.
     pub addresses: PerFamily<IpAddr>,
+    /// What XDP does there.
+    pub xdp: XdpFact,
+}
+
+/// Whether XDP serves an uplink, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct XdpFact {
+    /// What the files ask for.
+    pub wanted: Xdp,
+    /// It runs there, in the driver.
+    pub native: bool,
+    /// Why, or why not.
+    pub reason: String,
 }
 
 /// A device of weft.
@@ -35,6 +48,8 @@ pub struct DeviceFact {
     pub mtu: u32,
     /// MAC address.
     pub mac: MacAddress,
+    /// The host side of a veth whose container takes what XDP sends there.
+    pub takes_xdp: bool,
 }
 
 /// Everything outside the resolved state that the maps depend on.

@@ -23,6 +23,7 @@ pub mod sysctls;
 pub mod tables;
 mod uplinks;
 mod waiting_room;
+mod xdp;
 
 pub use namespaces::reference as namespace_reference;
 pub use reconciler::{Applied, Depth, Error, Reconciler};

@@ -22,6 +22,7 @@ use super::{
     resolved::{EndpointId, ResolvedPublication, ResolvedState},
     sysctls, tables, uplinks,
     waiting_room::{self, WaitingRoom},
+    xdp,
 };
 use crate::{
     dataplane::{self, Dataplane},
@@ -285,7 +286,8 @@ impl Reconciler {
             withhold(&mut state, &self.leases, kept, &self.applied.state, &mut problems);
         }
 
-        let uplinks = uplinks::find(&state, &kernel, &self.applied.facts.uplinks, &mut problems);
+        let mut uplinks = uplinks::find(&state, &kernel, &self.applied.facts.uplinks, &mut problems);
+        xdp::ensure(&mut uplinks, &state.host.xdp, &self.dataplane, &mut problems);
         let vtep = uplinks::tunnel_address(&state, &uplinks);
         overlay::leave_out_own(&mut state, vtep, &kernel, &mut problems);
         let refused = self.ports.check(&state).await?;

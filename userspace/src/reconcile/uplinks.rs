@@ -5,7 +5,12 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-use super::{facts::UplinkFact, kernel::Kernel, problem::Problem, resolved::ResolvedState};
+use super::{
+    facts::{UplinkFact, XdpFact},
+    kernel::Kernel,
+    problem::Problem,
+    resolved::ResolvedState,
+};
 use crate::{
     model::{Family, PerFamily},
     netdev::Link,
@@ -130,6 +135,7 @@ fn fact(
         mtu: link.mtu,
         mac: link.mac_address,
         addresses,
+        xdp: XdpFact::default(),
     }
 }
 

@@ -6,3 +6,4 @@ mod maps;
 mod place;
 mod removal;
 mod tables;
+mod xdp;

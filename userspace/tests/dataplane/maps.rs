@@ -170,7 +170,7 @@ fn drops_are_counted_settings_kept_and_expiry_answers() -> Result<()> {
         // An empty trie takes nothing but its head, which the kernel does not count.
         assert!(memory.iter().all(|map| map.bytes > 0 || map.kind == "LpmTrie"), "{memory:?}");
         let programs = dataplane.programs()?;
-        assert_eq!(programs.len(), 17);
+        assert_eq!(programs.len(), 18);
         for program in programs {
             println!("{program:?}");
             assert!(program.verified_instructions.is_some_and(|count| count < 1_000_000));

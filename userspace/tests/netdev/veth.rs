@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use weft::{
     model::MacAddress,
-    netdev::{BridgeSpec, LinkKind, Netlink, Outcome, Route, VethSpec},
+    netdev::{BridgeSpec, LinkKind, Netlink, Outcome, Route, VethSpec, driver},
 };
 
 use crate::world::{Container, device, ensure_route, in_fresh_namespace, json, run};
@@ -31,6 +31,7 @@ fn veth(bridge: u32) -> VethSpec {
         container_mac_address: MacAddress([2, 0x42, 10, 10, 0, 10]),
         gso_max_size: Some(65_000),
         ipv6: false,
+        takes_xdp: false,
         up: true,
     }
 }
@@ -191,6 +192,37 @@ fn what_is_not_ours_stays() -> Result<()> {
 }
 
 /// Prints how long it takes; a machine may be slow.
+#[test]
+fn what_xdp_sends_is_taken() -> Result<()> {
+    in_fresh_namespace(|| async {
+        let netlink = Netlink::new()?;
+        let bridge = bridge(&netlink).await?;
+        let container = Container::new()?;
+        let (namespace, inside) = container.open().await?;
+        let gro = || -> Result<bool> {
+            let shown = run(&format!("ip netns exec {} ethtool -k eth0", container.name))?;
+            Ok(shown.contains("generic-receive-offload: on"))
+        };
+        let (plain, spec) = (veth(bridge), VethSpec { takes_xdp: true, ..veth(bridge) });
+        netlink.ensure_veth(&plain, &namespace, &inside).await?;
+        assert!(!gro()?, "it is not asked for");
+        assert_eq!(netlink.ensure_veth(&spec, &namespace, &inside).await?.outcome, Outcome::Changed);
+        assert!(gro()?);
+        assert_eq!(netlink.ensure_veth(&spec, &namespace, &inside).await?.outcome, Outcome::Unchanged);
+        // Switched off in the container.
+        run(&format!("ip netns exec {} ethtool -K eth0 gro off", container.name))?;
+        assert_eq!(netlink.ensure_veth(&spec, &namespace, &inside).await?.outcome, Outcome::Changed);
+        assert!(gro()?);
+        // And in one that is new.
+        assert!(netlink.remove_link("weftweb0", &spec.alias).await?);
+        assert_eq!(netlink.ensure_veth(&spec, &namespace, &inside).await?.outcome, Outcome::Created);
+        assert!(gro()?);
+        assert_eq!(driver("weftweb0")?, "veth");
+        assert!(driver("nowhere0").is_err());
+        Ok(())
+    })
+}
+
 #[test]
 fn five_hundred_pairs() -> Result<()> {
     in_fresh_namespace(|| async {

@@ -3,7 +3,7 @@
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use dataplane_common::abi::{Counter, DropReason, Path, map};
 use nix::net::if_::if_nametoindex;
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Room for what a program may add to a packet.
-const GROWTH: usize = 128;
+pub const GROWTH: usize = 128;
 
 /// Where the fields that a test run may set lie in `struct __sk_buff` (linux/bpf.h, UAPI).
 mod sk_buff {
@@ -101,6 +101,30 @@ impl Programs {
         Ok(program)
     }
 
+    /// A program for XDP.
+    pub fn xdp(&mut self, name: &str) -> Result<&Xdp> {
+        let program: &mut Xdp =
+            self.ebpf.program_mut(name).ok_or_else(|| format!("no program {name}"))?.try_into()?;
+        if program.fd().is_err() {
+            program.load()?;
+        }
+        Ok(program)
+    }
+
+    /// What has moved since the last time it was asked, by index: paths, then drop reasons.
+    pub fn moved(&mut self) -> Result<Vec<(u32, Counter)>> {
+        let counters = self.read_counters()?;
+        let before = std::mem::replace(&mut self.counters, counters);
+        let moved = (0..)
+            .zip(self.counters.iter().zip(before))
+            .filter(|(_, (now, before))| *now != before)
+            .map(|(index, (now, before))| {
+                let (packets, bytes) = (now.packets - before.packets, now.bytes - before.bytes);
+                (index, Counter { packets, bytes })
+            });
+        Ok(moved.collect())
+    }
+
     /// Prepares a run of a tc program on a frame, at a device of this thread's namespace.
     pub fn run<'a>(&'a mut self, program: &'a str, frame: &'a [u8], device: &str) -> Result<Run<'a>> {
         let run = Run { programs: self, program, frame, context: [0; sk_buff::SIZE] };
@@ -163,16 +187,7 @@ impl Run<'_> {
             other => panic!("{} answered {other}", self.program),
         };
 
-        let counters = self.programs.read_counters()?;
-        let before = std::mem::replace(&mut self.programs.counters, counters);
-        let moved: Vec<(u32, Counter)> = (0..)
-            .zip(self.programs.counters.iter().zip(before))
-            .filter(|(_, (now, before))| *now != before)
-            .map(|(index, (now, before))| {
-                let (packets, bytes) = (now.packets - before.packets, now.bytes - before.bytes);
-                (index, Counter { packets, bytes })
-            })
-            .collect();
+        let moved = self.programs.moved()?;
         let (path, drop, counted) = match *moved.as_slice() {
             [] => (None, None, Counter { packets: 0, bytes: 0 }),
             [(index, counted)] if index < Path::COUNT => (Path::from_index(index), None, counted),

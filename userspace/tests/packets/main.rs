@@ -36,6 +36,7 @@ mod spoofing;
 mod stack;
 mod stale;
 mod to_uplink;
+mod uplink_xdp;
 mod verifier;
 
 /// What can go wrong around a test; what the test is about panics.

@@ -22,6 +22,7 @@ fn verified() -> Result<BTreeMap<String, u32>> {
         match program {
             Program::SchedClassifier(program) => program.load()?,
             Program::CgroupSockAddr(program) => program.load()?,
+            Program::Xdp(program) => program.load()?,
             other => return Err(format!("{name} is an unexpected {:?}", other.prog_type()).into()),
         }
         let count = program.info()?.verified_instruction_count();

@@ -5,7 +5,7 @@ use std::{error::Error, net::IpAddr, path::Path, time::Duration};
 use super::{super::load, Loaded, parse_one};
 use crate::model::{
     Attachment, Container, ContainerNamespace, Driver, Filtering, HostPorts, MacAddress, Network, Peer,
-    PortRange, Protocol, Publication, RemoteEndpoint, Subnet,
+    PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Xdp,
 };
 
 pub(super) type Outcome = Result<(), Box<dyn Error>>;
@@ -280,6 +280,20 @@ x-weft:
     let short: Vec<String> = timeouts.below_the_rfcs().collect();
     assert_eq!(short, ["timeouts.tcp_closing is 30 s, and at least 240 s by RFC 5382 REQ-5"]);
     assert_eq!(seconds.first(), Some(&Duration::from_secs(120)));
+    Ok(())
+}
+
+#[test]
+fn xdp_of_uplinks() -> Outcome {
+    let host = parse_one(
+        "x-weft: { uplinks: [ eth0, { name: eth1, xdp: on }, { name: eth2, xdp: false }, { name: eth3 }, \
+         { name: eth4, xdp: auto } ] }",
+    )?
+    .state
+    .host;
+    assert_eq!(host.uplinks, ["eth0", "eth1", "eth2", "eth3", "eth4"]);
+    let said = [("eth1", Xdp::On), ("eth2", Xdp::Off), ("eth4", Xdp::Auto)];
+    assert!(host.xdp.iter().map(|(name, mode)| (name.as_str(), *mode)).eq(said), "{:?}", host.xdp);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use crate::{
     model::{ContainerNamespace, DesiredState},
     reconcile::{
         containers::Host,
+        facts::DeviceFact,
         kernel::{Kernel, READ_SINGLY},
         leases::{
             Leases,
@@ -272,7 +273,8 @@ impl Reconciler {
                 && (!self.containers.failed().contains(id)
                     || before.is_some_and(|before| before.ifindex == fact.ifindex))
             {
-                veths.insert(id.clone(), fact);
+                let takes_xdp = self.containers.takes_xdp(id);
+                veths.insert(id.clone(), DeviceFact { takes_xdp, ..fact });
             }
         }
     }

@@ -91,7 +91,10 @@ impl Reconciler {
                 || before.get(id).is_some_and(|before| before.ifindex == fact.ifindex)
         };
         let veths = state.endpoints.iter().filter_map(|(id, of)| Some((id, by_name(&of.device)?)));
-        let veths = veths.filter(|(id, fact)| usable(id, fact)).map(|(id, fact)| (id.clone(), fact));
+        let veths = veths.filter(|(id, fact)| usable(id, fact)).map(|(id, fact)| {
+            let takes_xdp = self.containers.takes_xdp(id);
+            (id.clone(), DeviceFact { takes_xdp, ..fact })
+        });
         let addresses: HashMap<IpAddr, u32> = kernel
             .addresses
             .iter()
@@ -120,5 +123,5 @@ impl Reconciler {
 }
 
 pub(super) fn device_fact(link: &Link) -> Option<DeviceFact> {
-    Some(DeviceFact { ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address? })
+    Some(DeviceFact { ifindex: link.ifindex, mtu: link.mtu, mac: link.mac_address?, takes_xdp: false })
 }

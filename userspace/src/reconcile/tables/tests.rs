@@ -70,7 +70,7 @@ fn state() -> Result<ResolvedState, Box<dyn std::error::Error>> {
 }
 
 fn facts() -> Result<KernelFacts, Box<dyn std::error::Error>> {
-    let device = |ifindex, last| DeviceFact { ifindex, mtu: 1450, mac: mac_of(last) };
+    let device = |ifindex, last| DeviceFact { ifindex, mtu: 1450, mac: mac_of(last), takes_xdp: false };
     Ok(KernelFacts {
         uplinks: vec![UplinkFact {
             name: "eth0".into(),
@@ -78,6 +78,7 @@ fn facts() -> Result<KernelFacts, Box<dyn std::error::Error>> {
             mtu: 1500,
             mac: Some(mac_of(2)),
             addresses: PerFamily { v4: Some("192.0.2.1".parse()?), v6: Some("2001:db8::1".parse()?) },
+            xdp: Default::default(),
         }],
         bridges: [("mesh".to_owned(), device(11, 11))].into(),
         vxlans: [("mesh".to_owned(), device(12, 12))].into(),

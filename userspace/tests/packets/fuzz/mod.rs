@@ -7,6 +7,7 @@ mod corpus;
 mod judge;
 mod random;
 mod translation;
+mod uplink_xdp;
 mod wire;
 
 use std::{collections::BTreeMap, env, time::Duration};

@@ -190,6 +190,7 @@ fn kernel_facts(state: &ResolvedState) -> KernelFacts {
         ifindex: names::stable_hash(salt, &[name]) as u32,
         mtu: 1500,
         mac: MacAddress([2; 6]),
+        takes_xdp: false,
     };
     KernelFacts {
         bridges: state
