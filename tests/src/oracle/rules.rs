@@ -129,21 +129,16 @@ pub static RULES: [Rule; 6] = [
                 Action::Tcp { .. } => return false,
             };
             let kernel = it.kernel.as_deref();
-            // A container's own address, which nobody outside reaches.
-            let is_told = action.from() == Place::Client
-                && matches!(to, Address::Container(..))
+            // What weft lets in to a container's own address that it should not is no matter of length.
+            let is_direct = matches!(to, Address::Container(..));
+            let is_told = is_direct
+                && action.from() == Place::Client
                 && kernel == Some(TOO_LONG)
                 && it.weft.as_deref() == Some("no answer");
-            // Between the world and a container. What weft lets in that it should not is no matter of length.
-            let is_direct = matches!(to, Address::Container(..));
-            let crosses = match action.from() {
-                Place::Container(_) => to == Address::Client,
-                _ => !is_direct,
-            };
             has_overlay
                 && action.family() == Family::V6
                 && size > 1400
-                && (is_told || crosses && !is_served(kernel) && is_served(it.weft.as_deref()))
+                && (is_told || !is_direct && !is_served(kernel) && is_served(it.weft.as_deref()))
         },
         applied: AtomicU64::new(0),
     },
