@@ -97,26 +97,23 @@ impl Report {
     /// As a Markdown table: medians, with the ratio to the cable and its smallest and largest round.
     pub fn markdown(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(ASCII_MARKDOWN).set_header([
-            "path",
-            "measure",
-            "cable",
-            "kernel (ratio to the cable)",
-            "weft (ratio to the cable)",
-        ]);
+        let ratio_of = |variant: &Variant| match variant {
+            Variant::Cable => "cable".to_owned(),
+            other => format!("{} (ratio to the cable)", other.name()),
+        };
+        let heads = ["path", "measure"].map(str::to_owned).into_iter();
+        table.load_preset(ASCII_MARKDOWN).set_header(heads.chain(Variant::ALL.iter().map(ratio_of)));
         for path in self.paths() {
             for measure in Measure::ALL {
                 let cell = |variant| {
                     let row = self.row(path, measure, variant);
                     row.map_or("–".to_owned(), |row| cell(variant, &row.value, row.ratio.as_ref()))
                 };
-                table.add_row([
-                    path.name().to_owned(),
-                    format!("{}, {}", measure.name(), measure.unit()),
-                    cell(Variant::Cable),
-                    cell(Variant::Kernel),
-                    cell(Variant::Weft),
-                ]);
+                let name = format!("{}, {}", measure.name(), measure.unit());
+                if Variant::ALL.iter().any(|variant| self.row(path, measure, *variant).is_some()) {
+                    let heads = [path.name().to_owned(), name].into_iter();
+                    table.add_row(heads.chain(Variant::ALL.map(cell)));
+                }
             }
         }
         format!(
@@ -169,6 +166,7 @@ mod tests {
         let plan = Plan {
             paths: vec![Path::Bridge],
             variants: Variant::ALL.to_vec(),
+            kinds: Kind::ALL.to_vec(),
             rounds: 3,
             effort: Effort::QUICK,
         };

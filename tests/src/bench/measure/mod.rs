@@ -2,7 +2,12 @@
 //!
 //! Both ends of a round trip stay on one CPU: each message then costs exactly what the path costs. Left to the
 //! scheduler, they share a CPU in one run and wake each other from idle across CPUs in the next, which doubles
-//! the time whatever is between them. The ends of a bulk stream have a CPU each.
+//! the time whatever is between them. The ends of everything else have a CPU each.
+
+mod applications;
+mod bulk;
+mod datagrams;
+mod names;
 
 use std::time::{Duration, Instant};
 
@@ -10,48 +15,52 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Path, Variant, machine::two_cpus, topology::Contender, witness::Expected};
+pub use names::Measure;
+
+use super::{Path, Variant, cpu, machine::two_cpus, topology::Contender, witness::Expected};
 use crate::{Namespace, Process};
 
 /// Port of the echo servers.
 pub const ECHO: u16 = 7;
+/// Port of nginx.
+pub const HTTP: u16 = 80;
 /// Port of the servers of short connections.
 pub const REQUESTS: u16 = 9001;
 /// Port of the servers that tell a client its address.
 pub const WHOAMI: u16 = 9002;
+/// Port of the receivers of datagrams.
+pub const SINK: u16 = 9003;
 /// Port of iperf3.
 pub const IPERF: u16 = 5201;
+/// Port of redis.
+pub const REDIS: u16 = 6379;
 
 /// One kind of measurement; some give several figures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// One TCP message on its way at any time.
+    /// One TCP message on its way at any time
     TcpRoundTrip,
-    /// One TCP stream.
+    /// One TCP stream to the server
     TcpBulk,
-    /// One datagram on its way at any time.
+    /// One TCP stream from the server
+    TcpBulkBack,
+    /// Eight TCP streams to the server
+    TcpBulkEight,
+    /// Eight TCP streams from the server
+    TcpBulkEightBack,
+    /// One datagram on its way at any time
     UdpRoundTrip,
-    /// Connect, request, reply, close; one after another.
+    /// As many small datagrams as can be
+    UdpPackets,
+    /// As many full datagrams as can be, by UDP_SEGMENT
+    UdpBulk,
+    /// Connect, request, reply, close; one after another
     Connections,
-}
-
-/// A figure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Measure {
-    /// Median of TCP round trips.
-    TcpRoundTripP50,
-    /// 99 of 100 TCP round trips took no longer.
-    TcpRoundTripP99,
-    /// Payload of one TCP stream.
-    TcpThroughput,
-    /// Median of UDP round trips.
-    UdpRoundTripP50,
-    /// 99 of 100 UDP round trips took no longer.
-    UdpRoundTripP99,
-    /// TCP connections in a second, each with a request and a reply.
-    ConnectionRate,
+    /// redis-benchmark
+    Redis,
+    /// wrk, with nginx
+    Http,
 }
 
 /// One figure of one measurement.
@@ -83,60 +92,54 @@ pub struct Sample {
 pub struct Effort {
     /// Round trips.
     pub round_trips: u64,
-    /// Seconds of bulk data, whole ones.
+    /// Seconds of each TCP bulk measurement, whole ones.
     pub bulk_seconds: u64,
+    /// Seconds of each UDP measurement.
+    pub datagram_seconds: f64,
     /// Seconds of short connections.
     pub connection_seconds: f64,
+    /// Requests to redis.
+    pub redis_requests: u64,
+    /// Seconds of HTTP requests, whole ones.
+    pub http_seconds: u64,
 }
 
 impl Effort {
-    /// For figures.
-    pub const FULL: Self = Self { round_trips: 20_000, bulk_seconds: 3, connection_seconds: 2.0 };
+    /// For figures: all paths take some 25 minutes.
+    pub const FULL: Self = Self {
+        round_trips: 20_000,
+        bulk_seconds: 1,
+        datagram_seconds: 1.0,
+        connection_seconds: 1.0,
+        redis_requests: 80_000,
+        http_seconds: 1,
+    };
     /// To see that everything works.
-    pub const QUICK: Self = Self { round_trips: 4_000, bulk_seconds: 1, connection_seconds: 0.5 };
+    pub const QUICK: Self = Self {
+        round_trips: 4_000,
+        bulk_seconds: 1,
+        datagram_seconds: 0.3,
+        connection_seconds: 0.3,
+        redis_requests: 10_000,
+        http_seconds: 1,
+    };
 }
 
 impl Kind {
     /// In the order of a round.
-    pub const ALL: [Self; 4] = [Self::TcpRoundTrip, Self::TcpBulk, Self::UdpRoundTrip, Self::Connections];
-}
-
-impl Measure {
-    /// In the order of the table.
-    pub const ALL: [Self; 6] = [
-        Self::TcpRoundTripP50,
-        Self::TcpRoundTripP99,
-        Self::TcpThroughput,
-        Self::UdpRoundTripP50,
-        Self::UdpRoundTripP99,
-        Self::ConnectionRate,
+    pub const ALL: [Self; 11] = [
+        Self::TcpRoundTrip,
+        Self::TcpBulk,
+        Self::TcpBulkBack,
+        Self::TcpBulkEight,
+        Self::TcpBulkEightBack,
+        Self::UdpRoundTrip,
+        Self::UdpPackets,
+        Self::UdpBulk,
+        Self::Connections,
+        Self::Redis,
+        Self::Http,
     ];
-
-    /// Its name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TcpRoundTripP50 => "TCP round trip p50",
-            Self::TcpRoundTripP99 => "TCP round trip p99",
-            Self::TcpThroughput => "TCP throughput",
-            Self::UdpRoundTripP50 => "UDP round trip p50",
-            Self::UdpRoundTripP99 => "UDP round trip p99",
-            Self::ConnectionRate => "connections",
-        }
-    }
-
-    /// Of its values.
-    pub const fn unit(self) -> &'static str {
-        match self {
-            Self::TcpThroughput => "Gbit/s",
-            Self::ConnectionRate => "1/s",
-            _ => "µs",
-        }
-    }
-
-    /// Whether more is better; of times less is.
-    pub const fn more_is_better(self) -> bool {
-        matches!(self, Self::TcpThroughput | Self::ConnectionRate)
-    }
 }
 
 /// Measures once. With weft it is an error if the packets took another path.
@@ -145,8 +148,15 @@ pub fn run(contender: &Contender, kind: Kind, effort: &Effort) -> Result<Vec<Fig
     let (figures, expected) = match kind {
         Kind::TcpRoundTrip => round_trips(contender, "tcp", effort)?,
         Kind::UdpRoundTrip => round_trips(contender, "udp", effort)?,
-        Kind::TcpBulk => bulk(contender, effort)?,
+        Kind::TcpBulk => bulk::run(contender, &bulk::ONE, effort)?,
+        Kind::TcpBulkBack => bulk::run(contender, &bulk::ONE_BACK, effort)?,
+        Kind::TcpBulkEight => bulk::run(contender, &bulk::EIGHT, effort)?,
+        Kind::TcpBulkEightBack => bulk::run(contender, &bulk::EIGHT_BACK, effort)?,
+        Kind::UdpPackets => datagrams::small(contender, effort)?,
+        Kind::UdpBulk => datagrams::large(contender, effort)?,
         Kind::Connections => connections(contender, effort)?,
+        Kind::Redis => applications::redis(contender, effort)?,
+        Kind::Http => applications::http(contender, effort)?,
     };
     for (witness, before) in contender.witnesses.iter().zip(before) {
         witness.check(before, witness.read()?, expected)?;
@@ -177,44 +187,34 @@ fn connections(contender: &Contender, effort: &Effort) -> Result<(Vec<Figure>, E
     let Contender { client, target, .. } = contender;
     let seconds = effort.connection_seconds;
     let [_, cpu] = two_cpus()?;
+    let before = cpu::busy()?;
     // One worker: the next connection begins when the last one has ended, so that the rate is the time it takes.
     let report = client.labtool(&format!(
         "requests {target}:{REQUESTS} --unlimited --workers 1 --seconds {seconds} --cpu {cpu}"
     ))?;
+    let worked = cpu::busy()?.saturating_sub(before);
     let (succeeded, failed) = (number(&report, "succeeded")?, number(&report, "failed")?);
     ensure!(failed == 0.0, "{failed} connections failed, {succeeded} did not: {}", report["failures"]);
     let rate = succeeded / number(&report, "seconds")?;
     let count = report["succeeded"].as_u64().unwrap_or(0);
-    Ok((vec![Figure { measure: Measure::ConnectionRate, value: rate }], Expected::of_connections(count)))
+    let figures = vec![
+        Figure { measure: Measure::ConnectionRate, value: rate },
+        Figure { measure: Measure::ConnectionCpu, value: micros_each(worked, succeeded) },
+    ];
+    Ok((figures, Expected::of_connections(count)))
 }
 
-/// iperf3, for hashing what arrives, as labtool does, is slower than the paths.
-fn bulk(contender: &Contender, effort: &Effort) -> Result<(Vec<Figure>, Expected)> {
-    let Contender { client, server, target, .. } = contender;
-    let seconds = effort.bulk_seconds;
-    let [here, there] = two_cpus()?;
-    // Answers one test: a server that a broken test has left waiting does not spoil the next.
-    let mut listener =
-        server.spawn(&format!("exec iperf3 --server --one-off --affinity {there} --port {IPERF}"))?;
-    wait_until_listening(server, &mut listener)?;
-    let text = client
-        .check(&format!(
-            "exec iperf3 --client {target} --port {IPERF} --time {seconds} --affinity {here} --json"
-        ))
-        .context("iperf3")?;
-    let report: Value = serde_json::from_str(&text).context("output of iperf3")?;
-    let received = &report["end"]["sum_received"];
-    let bits = number(received, "bits_per_second")?;
-    let bytes = received["bytes"].as_u64().context("iperf3 tells no bytes")?;
-    let figure = Figure { measure: Measure::TcpThroughput, value: bits / 1e9 };
-    Ok((vec![figure], Expected::of_bulk(bytes, contender.mtu()?)))
+/// CPU time of each of so many.
+fn micros_each(worked: Duration, count: f64) -> f64 {
+    worked.as_secs_f64() * 1e6 / count.max(1.0)
 }
 
-fn wait_until_listening(server: &Namespace, listener: &mut Process) -> Result<()> {
+/// Waits until a server that was just started listens.
+pub(super) fn wait_until_listening(server: &Namespace, listener: &mut Process, port: u16) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while server.check(&format!("ss -Hltn 'sport = :{IPERF}'"))?.is_empty() {
-        ensure!(listener.status()?.is_none(), "the iperf3 server ended: {}", listener.stderr()?);
-        ensure!(Instant::now() < deadline, "the iperf3 server does not listen");
+    while server.check(&format!("ss -Hltn 'sport = :{port}'"))?.is_empty() {
+        ensure!(listener.status()?.is_none(), "the server ended: {}", listener.stderr()?);
+        ensure!(Instant::now() < deadline, "the server does not listen");
     }
     Ok(())
 }
