@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
+use super::measure::Kind;
 use crate::Daemon;
 
 /// A daemon whose counters a path must move.
@@ -15,6 +16,8 @@ pub struct Witness {
     pub forward: &'static str,
     /// The counter of the replies; may be the same one.
     pub backward: &'static str,
+    /// The counter of datagrams from client to server that the kernel was given in one buffer (UDP_SEGMENT).
+    pub forward_buffers: &'static str,
 }
 
 /// How many packets a measurement sent, as far as it can know.
@@ -34,6 +37,12 @@ pub struct Reading {
 }
 
 impl Witness {
+    /// As it is while this is measured.
+    pub fn during(&self, kind: Kind) -> Self {
+        let forward = if kind == Kind::UdpBulk { self.forward_buffers } else { self.forward };
+        Self { forward, ..self.clone() }
+    }
+
     /// Reads both counters.
     pub fn read(&self) -> Result<Reading> {
         let status = self.daemon.json(&["status"])?;

@@ -144,7 +144,8 @@ impl Kind {
 
 /// Measures once. With weft it is an error if the packets took another path.
 pub fn run(contender: &Contender, kind: Kind, effort: &Effort) -> Result<Vec<Figure>> {
-    let before = contender.witnesses.iter().map(|witness| witness.read()).collect::<Result<Vec<_>>>()?;
+    let witnesses = contender.witnesses.iter().map(|witness| witness.during(kind)).collect::<Vec<_>>();
+    let before = witnesses.iter().map(|witness| witness.read()).collect::<Result<Vec<_>>>()?;
     let (figures, expected) = match kind {
         Kind::TcpRoundTrip => round_trips(contender, "tcp", effort)?,
         Kind::UdpRoundTrip => round_trips(contender, "udp", effort)?,
@@ -158,7 +159,7 @@ pub fn run(contender: &Contender, kind: Kind, effort: &Effort) -> Result<Vec<Fig
         Kind::Redis => applications::redis(contender, effort)?,
         Kind::Http => applications::http(contender, effort)?,
     };
-    for (witness, before) in contender.witnesses.iter().zip(before) {
+    for (witness, before) in witnesses.iter().zip(before) {
         witness.check(before, witness.read()?, expected)?;
     }
     Ok(figures)

@@ -5,7 +5,10 @@ use serde::Serialize;
 
 use crate::{
     Namespace,
-    bench::{machine::two_cpus, statistics::Spread},
+    bench::{
+        machine::{two_cpus, without_time_wait},
+        statistics::Spread,
+    },
 };
 
 /// Of one way between a client and a server.
@@ -25,6 +28,7 @@ pub(super) fn measure(
     rounds: u32,
 ) -> Result<Speed> {
     let [_, cpu] = two_cpus()?;
+    without_time_wait(server)?;
     let (mut round_trips, mut rates) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         let echo = server.serve(&format!("echo-serve [::]:{port} --cpu {cpu}"))?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use crate::{
     Lab, Namespace, Process,
     bench::{
-        machine::two_cpus,
+        machine::{two_cpus, without_time_wait},
         measure::{ECHO, HTTP, REDIS, REQUESTS, WHOAMI, wait_until_listening},
     },
 };
@@ -15,6 +15,7 @@ use crate::{
 /// Starts them all; they stay on the second CPU.
 pub(super) fn start(lab: &Lab, namespace: &Namespace) -> Result<Vec<Process>> {
     let [_, cpu] = two_cpus()?;
+    without_time_wait(namespace)?;
     Ok(vec![
         namespace.serve(&format!("echo-serve [::]:{ECHO} --cpu {cpu}"))?,
         namespace.serve(&format!("request-serve [::]:{REQUESTS} --cpu {cpu}"))?,

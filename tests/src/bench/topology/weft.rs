@@ -22,7 +22,7 @@ pub(super) fn build(lab: &Lab, paths: &[Path]) -> Result<Vec<Contender>> {
         // says to containers. Containers are seen as they are.
         let seen = Seen { from_host: GATEWAY, hairpin: SHOP };
         all.extend(site.contenders(lab, paths, Variant::Weft, &seen, |forward, backward| {
-            vec![Witness { daemon: daemon.clone(), forward, backward }]
+            vec![Witness { daemon: daemon.clone(), forward, backward, forward_buffers: forward }]
         })?);
     }
     if paths.contains(&Path::Overlay) {
@@ -33,11 +33,14 @@ pub(super) fn build(lab: &Lab, paths: &[Path]) -> Result<Vec<Contender>> {
                 daemon: Rc::new(left.weft(&overlay_file(0))?),
                 forward: "encapsulate",
                 backward: "decapsulate",
+                forward_buffers: "encapsulate",
             },
             Witness {
                 daemon: Rc::new(right.weft(&overlay_file(1))?),
                 forward: "decapsulate",
                 backward: "encapsulate",
+                // The vxlan device decapsulates these, see docs/architecture.md.
+                forward_buffers: "slow_path",
             },
         ];
         all.push(pair.contender(lab, Variant::Weft, witnesses)?);
