@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     Cost,
+    probe::Probe,
     speed::{self, Speed},
 };
 use crate::{Container, Host, Lab, bench::Variant};
@@ -31,10 +32,13 @@ pub struct Figures {
     pub ports: u32,
     /// Who publishes them.
     pub variant: Variant,
-    /// Until they are in force: of weft the whole start of the daemon from nothing, of the kernel the program that sets the rules.
+    /// Until they are in force: with weft from the change of the file until the last port answers, with the kernel's rules the
+    /// time of the program that sets them.
     pub set_s: f64,
-    /// What the daemon tells of itself, with weft.
-    pub cost: Option<Cost>,
+    /// The daemon's own time for that, with weft.
+    pub apply_ms: Option<f64>,
+    /// Growth of all maps, with weft.
+    pub map_growth_bytes: Option<u64>,
     /// By the last port.
     pub speed: Speed,
 }
@@ -69,26 +73,32 @@ fn measure(
     ports: u32,
     rounds: u32,
 ) -> Result<Figures> {
-    let start = Instant::now();
-    let daemon = match variant {
-        Variant::Weft => Some(host.weft_within(&file(ports), LIMIT)?),
-        Variant::Nftables => {
-            load(host, "nft -f", &nftables(ports))?;
-            None
-        }
-        _ => {
-            load(host, "iptables-restore", &iptables(ports))?;
-            None
-        }
-    };
-    let set_s = start.elapsed().as_secs_f64();
-    let cost = daemon.as_ref().map(Cost::of).transpose()?;
     let last = FIRST + ports - 1;
-    let speed = speed::measure(client, &format!("{HOST}:{last}"), (web, PORT), rounds)?;
-    if let Some(mut daemon) = daemon {
+    let server = (&**web, PORT);
+    let target = format!("{HOST}:{last}");
+    if variant == Variant::Weft {
+        let mut daemon = host.weft(&file(0))?;
+        let before = Cost::of(&daemon)?;
+        let echo = web.serve_echo(PORT)?;
+        let probe = Probe::start(client, target.parse()?)?;
+        let start = Instant::now();
+        daemon.rewrite(&file(ports))?;
+        let set_s = (probe.wait()? - start).as_secs_f64();
+        drop(echo);
+        let after = Cost::of(&daemon)?;
+        let speed = speed::measure(client, &target, server, rounds)?;
         daemon.teardown()?;
+        let map_growth_bytes = Some(after.map_bytes.saturating_sub(before.map_bytes));
+        return Ok(Figures { ports, variant, set_s, apply_ms: after.apply_ms, map_growth_bytes, speed });
     }
-    Ok(Figures { ports, variant, set_s, cost, speed })
+    let start = Instant::now();
+    match variant {
+        Variant::Nftables => load(host, "nft -f", &nftables(ports))?,
+        _ => load(host, "iptables-restore", &iptables(ports))?,
+    }
+    let set_s = start.elapsed().as_secs_f64();
+    let speed = speed::measure(client, &target, server, rounds)?;
+    Ok(Figures { ports, variant, set_s, apply_ms: None, map_growth_bytes: None, speed })
 }
 
 /// From a file, for so many rules are more than an argument may be long.

@@ -28,14 +28,22 @@ impl Report {
     }
 
     fn published(&self) -> Table {
-        let mut table =
-            table(&["published ports", "with", "set, s", "maps, MiB", "round trip, µs", "connections, 1/s"]);
+        let mut table = table(&[
+            "published ports",
+            "with",
+            "set, s",
+            "applied, ms",
+            "maps grow, KiB",
+            "round trip, µs",
+            "connections, 1/s",
+        ]);
         for row in &self.published {
             table.add_row([
                 row.ports.to_string(),
                 row.variant.name().to_owned(),
                 short(row.set_s),
-                row.cost.map_or_else(|| "–".to_owned(), |cost| mebibytes(cost.map_bytes)),
+                row.apply_ms.map_or_else(|| "–".to_owned(), short),
+                row.map_growth_bytes.map_or_else(|| "–".to_owned(), |bytes| short(bytes as f64 / 1024.0)),
                 spread(&Some(row.speed.round_trip_us)),
                 spread(&Some(row.speed.connection_rate)),
             ]);
