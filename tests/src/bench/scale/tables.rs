@@ -65,20 +65,14 @@ impl Report {
     }
 
     fn remotes(&self) -> Table {
-        let heads = [
-            "remotes",
-            "from nothing to `ready`, s",
-            "maps, MiB",
-            "daemon, MiB",
-            "round trip, µs",
-            "connections, 1/s",
-        ];
+        let heads =
+            ["remotes", "applied, s", "maps grow, MiB", "daemon, MiB", "round trip, µs", "connections, 1/s"];
         let mut table = table(&heads);
         for row in &self.remotes {
             table.add_row([
                 row.remotes.to_string(),
-                short(row.ready_s),
-                mebibytes(row.cost.map_bytes),
+                short(row.apply_s),
+                mebibytes(row.map_growth_bytes),
                 mebibytes(row.cost.resident_bytes),
                 spread(&Some(row.speed.round_trip_us)),
                 spread(&Some(row.speed.connection_rate)),
