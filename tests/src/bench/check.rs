@@ -8,6 +8,8 @@ use super::{Path, Variant, measure::Measure, report::Report, statistics::Spread}
 
 /// What a figure may be worse than the worst recorded round.
 const TOLERANCE: f64 = 0.05;
+/// Rounds from which on figures are compared that tell of all that the machine does.
+const ROUNDS: usize = 3;
 
 /// A recorded run, as far as it is compared.
 #[derive(Debug, Clone, Deserialize)]
@@ -23,7 +25,7 @@ struct RecordedRow {
     ratio: Option<Spread>,
 }
 
-/// A figure that is worse, or that cannot be compared.
+/// A figure that is worse.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Regression {
     path: Path,
@@ -56,6 +58,9 @@ pub fn compare(recorded: &Recorded, now: &Report) -> Outcome {
             |it: &&RecordedRow| (it.path, it.measure, it.variant) == (row.path, row.measure, row.variant);
         let before = recorded.summary.iter().find(same).and_then(|before| before.ratio);
         let (Some(recorded), Some(now)) = (before, row.ratio) else { continue };
+        if row.measure.is_of_machine() && now.count < ROUNDS {
+            continue;
+        }
         outcome.compared += 1;
         if is_worse(row.measure, &recorded, &now) {
             outcome.regressions.push(Regression { path: row.path, measure: row.measure, recorded, now });
@@ -114,8 +119,10 @@ mod tests {
     #[test]
     fn figures_of_weft_that_are_in_both_runs_are_compared() -> Result<()> {
         let ratio = json!({ "median": 1.05, "min": 1.0, "max": 1.1, "count": 5 });
-        let row = |variant| json!({ "path": "bridge", "measure": "tcp_round_trip_p50", "variant": variant, "ratio": ratio });
-        let recorded = Recorded::parse(&json!({ "summary": [row("kernel"), row("weft")] }).to_string())?;
+        let row = |variant, measure| json!({ "path": "bridge", "measure": measure, "variant": variant, "ratio": ratio });
+        let (median, tail) = ("tcp_round_trip_p50", "tcp_round_trip_p99");
+        let rows = [row("kernel", median), row("weft", median), row("weft", tail)];
+        let recorded = Recorded::parse(&json!({ "summary": rows }).to_string())?;
         let plan = Plan {
             paths: vec![Path::Bridge, Path::Overlay],
             variants: Variant::ALL.to_vec(),
@@ -130,19 +137,32 @@ mod tests {
             measure: Measure::TcpRoundTripP50,
             value,
         };
-        let report = |value| {
-            let samples = vec![
+        let tail = |round, variant, value| Sample {
+            round,
+            measure: Measure::TcpRoundTripP99,
+            ..sample(Path::Bridge, variant, value)
+        };
+        let report = |value, rounds| {
+            let mut samples = vec![
                 sample(Path::Bridge, Variant::Cable, 10.0),
                 sample(Path::Bridge, Variant::Kernel, 90.0),
                 sample(Path::Bridge, Variant::Weft, value),
                 sample(Path::Overlay, Variant::Cable, 10.0),
                 sample(Path::Overlay, Variant::Weft, 90.0),
             ];
+            samples.extend((1..=rounds).map(|round| tail(round, Variant::Cable, 10.0)));
+            samples.extend((1..=rounds).map(|round| tail(round, Variant::Weft, 90.0)));
             Ok::<_, anyhow::Error>(Report::new(Machine::now()?, &plan, samples, Vec::new()))
         };
-        assert_eq!(compare(&recorded, &report(10.8)?), Outcome { compared: 1, regressions: Vec::new() });
-        let worse = compare(&recorded, &report(13.0)?);
+        assert_eq!(compare(&recorded, &report(10.8, 1)?), Outcome { compared: 1, regressions: Vec::new() });
+        let worse = compare(&recorded, &report(13.0, 1)?);
         assert_eq!((worse.compared, worse.regressions.len()), (1, 1));
+        let with_tail = compare(&recorded, &report(10.8, 3)?);
+        assert_eq!(
+            (with_tail.compared, with_tail.regressions.len()),
+            (2, 1),
+            "the tail is told by three rounds"
+        );
         let told = worse.regressions[0].describe();
         assert!(told.starts_with("bridge, TCP round trip p50: the ratio to the cable is 1.30"), "{told}");
         assert!(Recorded::parse("{}").is_err());

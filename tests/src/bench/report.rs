@@ -43,6 +43,8 @@ pub struct Row {
     pub value: Spread,
     /// Of each round's figure against the cable's of the same round; absent when the cable was not measured.
     pub ratio: Option<Spread>,
+    /// The same against the redirection of the same round.
+    pub ratio_to_redirect: Option<Spread>,
 }
 
 /// A measurement that failed.
@@ -72,11 +74,22 @@ impl Report {
                             .iter()
                             .filter(move |it| (it.path, it.measure, it.variant) == (path, measure, variant))
                     };
-                    let base = |round| of(Variant::Cable).find(|it| it.round == round);
-                    let ratios = of(variant).filter_map(|it| Some(it.value / base(it.round)?.value));
-                    let ratio = Spread::of(ratios.collect());
+                    let against = |base| {
+                        let base = |round| of(base).find(|it| it.round == round);
+                        let ratios = of(variant).filter_map(|it| Some(it.value / base(it.round)?.value));
+                        Spread::of(ratios.collect())
+                    };
+                    let (ratio, ratio_to_redirect) = (against(Variant::Cable), against(Variant::Redirect));
                     if let Some(value) = Spread::of(of(variant).map(|it| it.value).collect()) {
-                        summary.push(Row { path, measure, unit: measure.unit(), variant, value, ratio });
+                        summary.push(Row {
+                            path,
+                            measure,
+                            unit: measure.unit(),
+                            variant,
+                            value,
+                            ratio,
+                            ratio_to_redirect,
+                        });
                     }
                 }
             }
@@ -116,9 +129,17 @@ impl Report {
                 }
             }
         }
+        let bar = self.row(Path::Overlay, Measure::TcpRoundTripP50, Variant::Weft);
+        let bar = bar.and_then(|row| row.ratio_to_redirect).map_or(String::new(), |ratio| {
+            format!(
+                "\n\nOverlay, TCP round trip p50: weft takes {:.2} ({:.2}–{:.2}) of the time of the same frames redirected \
+                 without encapsulation.",
+                ratio.median, ratio.min, ratio.max
+            )
+        });
         format!(
             "{}\n\nMedian of {} rounds; in brackets the median ratio to the cable of the same round, with the \
-             smallest and largest. For times less is better, for throughput and connections more.\n\n{table}",
+             smallest and largest. For times less is better, for throughput and connections more.\n\n{table}{bar}",
             self.machine.describe(),
             self.rounds
         )

@@ -133,8 +133,9 @@ impl Measure {
         matches!(self.unit(), "Gbit/s" | "1/s")
     }
 
-    /// Whether it is CPU time.
-    pub fn is_cpu(self) -> bool {
-        matches!(self.unit(), "µs/MB" | "µs each")
+    /// Whether it tells of all that the machine does meanwhile: the tail of a distribution, and CPU time.
+    pub fn is_of_machine(self) -> bool {
+        matches!(self, Self::TcpRoundTripP99 | Self::UdpRoundTripP99)
+            || matches!(self.unit(), "µs/MB" | "µs each")
     }
 }
