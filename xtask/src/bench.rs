@@ -158,7 +158,9 @@ fn scale_plan(options: &Options, rounds: u32) -> scale::Plan {
 fn run_scale(options: &Options, plan: &scale::Plan, tools: &Tools) -> Result<()> {
     let report = scale::run(plan, |title| Lab::with_tools(title, tools.clone()))?;
     println!("{}", report.markdown());
-    write(&output(options, "scale.json"), &report.json()?)
+    let output = output(options, "scale.json");
+    write(&output, &report.json()?)?;
+    write(&output.with_extension("svg"), &report.svg())
 }
 
 /// Each of the given ones once, in the order of `all`; all of them if none is given.

@@ -11,7 +11,7 @@ const TOP: f64 = 70.0;
 const MARGIN: (f64, f64, f64) = (34.0, 34.0, 44.0);
 const BAR: f64 = 26.0;
 /// Told apart by lightness, too.
-const COLOURS: [(Variant, &str); 4] = [
+pub(super) const COLOURS: [(Variant, &str); 4] = [
     (Variant::Kernel, "#9aa5b1"),
     (Variant::Nftables, "#5b6770"),
     (Variant::Redirect, "#d9a441"),
@@ -25,11 +25,7 @@ pub fn svg(report: &Report) -> String {
     let measures = measures.collect::<Vec<_>>();
     let rows = measures.len().div_ceil(COLUMNS);
     let (width, height) = (PANEL.0 * COLUMNS as f64, TOP + PANEL.1 * rows as f64);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
-         font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
-    );
+    let mut out = begin((width, height));
     text(&mut out, (16.0, 24.0), "start", 16, "Ratio to the cable (1.0 = one veth pair, nothing in between)");
     text(&mut out, (16.0, 44.0), "start", 11, &report.machine.describe());
     for (index, (variant, colour)) in COLOURS.iter().enumerate() {
@@ -73,9 +69,18 @@ fn panel(out: &mut String, report: &Report, measure: Measure, (left, top): (f64,
     }
 }
 
+/// The beginning of a drawing of this size, on white.
+pub(super) fn begin((width, height): (f64, f64)) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
+    )
+}
+
 // Writing to a String cannot fail.
 
-fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, words: &str) {
+pub(super) fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, words: &str) {
     let words = words.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         out,
@@ -83,14 +88,14 @@ fn text(out: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, words: &s
     );
 }
 
-fn rect(out: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) {
+pub(super) fn rect(out: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) {
     let _ = writeln!(
         out,
         "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" fill=\"{colour}\"/>"
     );
 }
 
-fn line(out: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &str) {
+pub(super) fn line(out: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &str) {
     let _ = writeln!(
         out,
         "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>"

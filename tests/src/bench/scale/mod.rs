@@ -7,6 +7,7 @@ pub mod published;
 pub mod remotes;
 pub mod speed;
 
+mod plot;
 mod probe;
 mod tables;
 
