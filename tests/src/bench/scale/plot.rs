@@ -92,6 +92,12 @@ impl Panel {
             (x, bottom - height * value / highest.max(f64::MIN_POSITIVE))
         };
         line(out, (start, bottom), (end, bottom), "#333333");
+        let mut numbers = points().map(|(number, _)| number).collect::<Vec<_>>();
+        numbers.sort_by(f64::total_cmp);
+        numbers.dedup();
+        for number in numbers {
+            text(out, (place((number, 0.0)).0, bottom + 16.0), "middle", 11, &number.to_string());
+        }
         for (variant, points) in &self.curves {
             let colour = COLOURS.iter().find(|(it, _)| it == variant).map_or("#000000", |(_, colour)| colour);
             for pair in points.windows(2) {
@@ -101,7 +107,6 @@ impl Panel {
                 let (x, y) = place(point);
                 rect(out, (x - DOT / 2.0, y - DOT / 2.0), (DOT, DOT), colour);
                 text(out, (x, y - 6.0), "middle", 10, &short(point.1));
-                text(out, (x, bottom + 16.0), "middle", 11, &format!("{}", point.0));
             }
         }
     }
