@@ -44,7 +44,7 @@ fn the_table_of_paths_is_the_recorded_one() -> Result<()> {
         Ok::<_, anyhow::Error>(report::cell(variant, &row.value, row.ratio.as_ref()))
     };
     let mut expected = Vec::new();
-    for path in Path::ALL {
+    for path in Path::ALL.into_iter().filter(|path| summary.iter().any(|row| row.path == *path)) {
         for measure in [Measure::TcpRoundTripP50, Measure::TcpThroughput, Measure::ConnectionRate] {
             let mut row = vec![path.name().to_owned(), format!("{}, {}", measure.name(), measure.unit())];
             for variant in [Variant::Cable, Variant::Kernel, Variant::Weft] {

@@ -8,7 +8,14 @@ use std::{
 
 use ::tests::{
     Lab, Tools,
-    bench::{self, Variant, measure::Effort, plot, scale, xdp},
+    bench::{
+        self, Variant, check,
+        measure::{Effort, Kind},
+        plot,
+        report::Report,
+        scale::{self, Part},
+        xdp,
+    },
 };
 use anyhow::{Context, Result, ensure};
 
@@ -30,18 +37,28 @@ pub struct Options {
     /// Measure only this variant (can be given several times)
     #[arg(long)]
     variant: Vec<Variant>,
+    /// Make only this kind of measurement (can be given several times)
+    #[arg(long)]
+    measure: Vec<Kind>,
     /// Rounds; the default is 5, or 2 with --quick
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Measure instead what 10,000 published ports and 1,000 containers cost
-    #[arg(long, conflicts_with_all = ["path", "variant"])]
+    /// Measure instead what many ports, flows and containers cost
+    #[arg(long, conflicts_with_all = ["path", "variant", "measure", "check"])]
     scale: bool,
     /// Measure instead packets per second of a published UDP port, by XDP and otherwise
-    #[arg(long, conflicts_with_all = ["path", "variant", "scale"])]
+    #[arg(long, conflicts_with_all = ["path", "variant", "measure", "check", "scale"])]
     xdp: bool,
+    /// With --scale: only this part (can be given several times)
+    #[arg(long, requires = "scale")]
+    part: Vec<Part>,
     /// With --scale: at how many containers one more is added (can be given several times)
     #[arg(long, requires = "scale")]
     containers: Vec<usize>,
+    /// Compare the ratios to the cable with the recorded ones, and fail if one is clearly worse; records nothing unless
+    /// --output says where
+    #[arg(long)]
+    check: bool,
     /// Where the figures go, with a plot beside it; the default is bench/results/paths.json, scale.json or xdp.json
     #[arg(long)]
     output: Option<PathBuf>,
@@ -68,12 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
     let tools = Tools { weft: program("WEFT_BIN", "weft"), labtool: program("LABTOOL_BIN", "labtool") };
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 });
     if options.scale {
-        let sizes = match options.containers.as_slice() {
-            [] if options.quick => vec![10, 50],
-            [] => vec![10, 100, 1000],
-            chosen => chosen.to_vec(),
-        };
-        return run_scale(options, &scale::Plan { rounds, containers: sizes }, &tools);
+        return run_scale(options, &scale_plan(options, rounds), &tools);
     }
     if options.xdp {
         return run_xdp(options, rounds, tools);
@@ -85,6 +97,7 @@ fn run_paths(options: &Options, rounds: u32, tools: Tools) -> Result<()> {
     let plan = bench::Plan {
         paths: chosen(&options.path, &bench::Path::ALL),
         variants: chosen(&options.variant, &Variant::ALL),
+        kinds: chosen(&options.measure, &Kind::ALL),
         rounds,
         effort: if options.quick { Effort::QUICK } else { Effort::FULL },
     };
@@ -96,9 +109,11 @@ fn run_paths(options: &Options, rounds: u32, tools: Tools) -> Result<()> {
     let finished = lab.finish();
     let report = measured?;
     println!("{}", report.markdown());
-    let output = output(options, "paths.json");
-    write(&output, &report.json()?)?;
-    write(&output.with_extension("svg"), &plot::svg(&report))?;
+    if !options.check || options.output.is_some() {
+        let output = output(options, "paths.json");
+        write(&output, &report.json()?)?;
+        write(&output.with_extension("svg"), &plot::svg(&report))?;
+    }
     for failure in &report.failures {
         let (path, variant) = (failure.path.name(), failure.variant.name());
         let (round, kind, reason) = (failure.round, failure.kind, &failure.reason);
@@ -106,13 +121,53 @@ fn run_paths(options: &Options, rounds: u32, tools: Tools) -> Result<()> {
     }
     finished?;
     ensure!(report.failures.is_empty(), "{} measurements failed", report.failures.len());
+    if options.check { compare_with_recorded(&report) } else { Ok(()) }
+}
+
+fn compare_with_recorded(report: &Report) -> Result<()> {
+    let path = root().join("bench/results/paths.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let outcome = check::compare(&check::Recorded::parse(&text)?, report);
+    ensure!(outcome.compared > 0, "nothing of what was measured is recorded");
+    let lines = outcome.regressions.iter().map(check::Regression::describe).collect::<Vec<_>>();
+    ensure!(
+        lines.is_empty(),
+        "{} of {} figures are worse than recorded:\n{}",
+        lines.len(),
+        outcome.compared,
+        lines.join("\n")
+    );
+    println!("\nNone of {} figures is clearly worse than recorded.", outcome.compared);
     Ok(())
+}
+
+fn scale_plan(options: &Options, rounds: u32) -> scale::Plan {
+    let containers = match options.containers.as_slice() {
+        [] if options.quick => vec![10, 50],
+        [] => vec![10, 100, 1000],
+        chosen => chosen.to_vec(),
+    };
+    let parts = chosen(&options.part, &Part::ALL);
+    if options.quick {
+        let (published, flows, remotes) = (vec![1, 1000], vec![1000, 10_000], vec![10, 1000]);
+        return scale::Plan { parts, rounds, published, flows, remotes, containers };
+    }
+    scale::Plan {
+        parts,
+        rounds,
+        published: vec![1, 1000, 10_000, 60_000],
+        flows: vec![1000, 100_000, 1_000_000],
+        remotes: vec![10, 10_000, 100_000],
+        containers,
+    }
 }
 
 fn run_scale(options: &Options, plan: &scale::Plan, tools: &Tools) -> Result<()> {
     let report = scale::run(plan, |title| Lab::with_tools(title, tools.clone()))?;
     println!("{}", report.markdown());
-    write(&output(options, "scale.json"), &report.json()?)
+    let output = output(options, "scale.json");
+    write(&output, &report.json()?)?;
+    write(&output.with_extension("svg"), &report.svg())
 }
 
 fn run_xdp(options: &Options, rounds: u32, tools: Tools) -> Result<()> {

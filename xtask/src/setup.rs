@@ -29,12 +29,19 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("iperf3", "iperf3", "test client and server: throughput"),
     ("socat", "socat", "test client: sockets of every kind"),
     ("nginx", "nginx-light", "test server: the published web server of the demonstration"),
+    ("redis-server", "redis-server", "benchmark: a real application"),
+    ("redis-benchmark", "redis-tools", "benchmark: its client"),
+    ("wrk", "wrk", "benchmark: client of the web server"),
     ("tcpdump", "tcpdump", "shows what is on the wires of a lab"),
     ("nft", "nftables", "the kernel's way of address translation, to compare with; drops packets in tests"),
     ("iptables", "iptables", "the kernel's way of address translation, to compare with"),
     ("/usr/lib/usrsctp/client", "libusrsctp-examples", "test client and server: SCTP"),
     ("conntrack", "conntrack", "forgets the kernel's flows when a comparison changes its configuration"),
 ];
+
+/// Packages of servers, and what their installation would start.
+const SERVICES: &[(&str, &str)] =
+    &[("nginx-light", "nginx.service"), ("redis-server", "redis-server.service")];
 
 /// Installs what is missing.
 pub fn run(_: &Options) -> Result<()> {
@@ -94,10 +101,12 @@ fn programs(apt: Option<&mut Apt>) -> Result<()> {
         let names = missing.iter().map(|(program, ..)| *program).collect::<Vec<_>>().join(", ");
         bail!("missing programs: {names}. Install them with your package manager and run this again");
     };
-    if packages.contains(&"nginx-light") && Path::new("/run/systemd/system").is_dir() {
-        // Debian starts a server when it is installed; weft wants the program only.
-        eprintln!("setup: nginx.service is masked, so that no web server starts on this machine");
-        run_command(privileged("systemctl")?.args(["mask", "nginx.service"]))?;
+    // Debian starts a server when it is installed; weft wants the programs only.
+    for (package, service) in SERVICES.iter().filter(|(package, _)| packages.contains(package)) {
+        if Path::new("/run/systemd/system").is_dir() {
+            eprintln!("setup: {service} is masked, so that {package} starts nothing on this machine");
+            run_command(privileged("systemctl")?.args(["mask", service]))?;
+        }
     }
     apt.install(&packages)
 }

@@ -10,6 +10,8 @@ use nix::{
 };
 use serde::Serialize;
 
+use crate::Namespace;
+
 /// The machine at the start of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
@@ -61,6 +63,13 @@ pub fn two_cpus() -> Result<[usize; 2]> {
     let mut cpus = (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap_or(false));
     let first = cpus.next().context("no CPU is allowed")?;
     Ok([first, cpus.next_back().unwrap_or(first)])
+}
+
+/// Has a server forget connections once they are closed. A client that reaches it in two ways, by two addresses or ports, takes
+/// the same local ports for both; for the server they are the same connections with other sequence numbers, and one that it
+/// still remembers (TIME-WAIT, RFC 9293 section 3.6) is refused at first.
+pub fn without_time_wait(server: &Namespace) -> Result<()> {
+    server.sysctl("net.ipv4.tcp_max_tw_buckets", "0")
 }
 
 fn load() -> Result<[f64; 3]> {

@@ -4,6 +4,9 @@
 //! every round, so that the machine's noise hits all of them. What counts is the ratio to the cable of the
 //! same round.
 
+mod bpf;
+pub mod check;
+pub mod cpu;
 pub mod machine;
 pub mod measure;
 pub mod plot;
@@ -19,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Lab;
 use machine::Machine;
-use measure::{Effort, Sample};
+use measure::{Effort, Kind, Sample};
 use report::{Failure, Report};
 use topology::Contender;
 
@@ -33,6 +36,10 @@ pub enum Path {
     Masquerade,
     /// A client outside connects to a published port
     PublishedPort,
+    /// The host connects to a published port of its own
+    PublishedPortFromHost,
+    /// A container connects to a port that another of its network has published
+    Hairpin,
     /// Two containers of one overlay network on two hosts
     Overlay,
 }
@@ -46,13 +53,25 @@ pub enum Variant {
     Cable,
     /// The kernel's bridge, iptables as Docker writes it, vxlan device
     Kernel,
+    /// The kernel's bridge, and nftables with one map of ports
+    Nftables,
+    /// Frames of the overlay's containers redirected from device to device by the shortest eBPF programs, without
+    /// encapsulation: the limit for an overlay in eBPF
+    Redirect,
     /// The same topology with weft
     Weft,
 }
 
 impl Path {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 4] = [Self::Bridge, Self::Masquerade, Self::PublishedPort, Self::Overlay];
+    pub const ALL: [Self; 6] = [
+        Self::Bridge,
+        Self::Masquerade,
+        Self::PublishedPort,
+        Self::PublishedPortFromHost,
+        Self::Hairpin,
+        Self::Overlay,
+    ];
 
     /// Its name in tables.
     pub const fn name(self) -> &'static str {
@@ -60,6 +79,8 @@ impl Path {
             Self::Bridge => "bridge",
             Self::Masquerade => "masquerade",
             Self::PublishedPort => "published port",
+            Self::PublishedPortFromHost => "port from the host",
+            Self::Hairpin => "hairpin",
             Self::Overlay => "overlay",
         }
     }
@@ -67,14 +88,25 @@ impl Path {
 
 impl Variant {
     /// All of them, the base of the ratios first.
-    pub const ALL: [Self; 3] = [Self::Cable, Self::Kernel, Self::Weft];
+    pub const ALL: [Self; 5] = [Self::Cable, Self::Kernel, Self::Nftables, Self::Redirect, Self::Weft];
 
     /// Its name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Cable => "cable",
             Self::Kernel => "kernel",
+            Self::Nftables => "nftables",
+            Self::Redirect => "redirect",
             Self::Weft => "weft",
+        }
+    }
+
+    /// Whether it is another contender than the others on this path.
+    pub const fn takes(self, path: Path) -> bool {
+        match self {
+            Self::Cable | Self::Kernel | Self::Weft => true,
+            Self::Nftables => !matches!(path, Path::Bridge | Path::Overlay),
+            Self::Redirect => matches!(path, Path::Overlay),
         }
     }
 }
@@ -86,6 +118,8 @@ pub struct Plan {
     pub paths: Vec<Path>,
     /// Variants, each once.
     pub variants: Vec<Variant>,
+    /// Kinds of measurement, each once.
+    pub kinds: Vec<Kind>,
     /// How often.
     pub rounds: u32,
     /// How long each measurement is.
@@ -96,7 +130,7 @@ pub struct Plan {
 /// the report and has no figure there; a topology that cannot be built is an error.
 pub fn run(lab: &Lab, plan: &Plan) -> Result<Report> {
     let machine = Machine::now()?;
-    let contenders = topology::build(lab, &plan.paths, &plan.variants)?;
+    let contenders = topology::build(lab, plan)?;
     contenders.iter().try_for_each(Contender::verify)?;
     let (mut samples, mut failures) = (Vec::new(), Vec::new());
     for round in 1..=plan.rounds {
@@ -106,7 +140,7 @@ pub fn run(lab: &Lab, plan: &Plan) -> Result<Report> {
             let first = round as usize % group.len().max(1);
             group.rotate_left(first);
             // Kind by kind: the contenders of one figure stand next to each other in time.
-            for kind in measure::Kind::ALL {
+            for &kind in &plan.kinds {
                 for contender in &group {
                     let variant = contender.variant;
                     match measure::run(contender, kind, &plan.effort) {

@@ -43,6 +43,8 @@ pub struct Row {
     pub value: Spread,
     /// Of each round's figure against the cable's of the same round; absent when the cable was not measured.
     pub ratio: Option<Spread>,
+    /// The same against the redirection of the same round.
+    pub ratio_to_redirect: Option<Spread>,
 }
 
 /// A measurement that failed.
@@ -72,11 +74,22 @@ impl Report {
                             .iter()
                             .filter(move |it| (it.path, it.measure, it.variant) == (path, measure, variant))
                     };
-                    let base = |round| of(Variant::Cable).find(|it| it.round == round);
-                    let ratios = of(variant).filter_map(|it| Some(it.value / base(it.round)?.value));
-                    let ratio = Spread::of(ratios.collect());
+                    let against = |base| {
+                        let base = |round| of(base).find(|it| it.round == round);
+                        let ratios = of(variant).filter_map(|it| Some(it.value / base(it.round)?.value));
+                        Spread::of(ratios.collect())
+                    };
+                    let (ratio, ratio_to_redirect) = (against(Variant::Cable), against(Variant::Redirect));
                     if let Some(value) = Spread::of(of(variant).map(|it| it.value).collect()) {
-                        summary.push(Row { path, measure, unit: measure.unit(), variant, value, ratio });
+                        summary.push(Row {
+                            path,
+                            measure,
+                            unit: measure.unit(),
+                            variant,
+                            value,
+                            ratio,
+                            ratio_to_redirect,
+                        });
                     }
                 }
             }
@@ -97,31 +110,36 @@ impl Report {
     /// As a Markdown table: medians, with the ratio to the cable and its smallest and largest round.
     pub fn markdown(&self) -> String {
         let mut table = Table::new();
-        table.load_preset(ASCII_MARKDOWN).set_header([
-            "path",
-            "measure",
-            "cable",
-            "kernel (ratio to the cable)",
-            "weft (ratio to the cable)",
-        ]);
+        let ratio_of = |variant: &Variant| match variant {
+            Variant::Cable => "cable".to_owned(),
+            other => format!("{} (ratio to the cable)", other.name()),
+        };
+        let heads = ["path", "measure"].map(str::to_owned).into_iter();
+        table.load_preset(ASCII_MARKDOWN).set_header(heads.chain(Variant::ALL.iter().map(ratio_of)));
         for path in self.paths() {
             for measure in Measure::ALL {
                 let cell = |variant| {
                     let row = self.row(path, measure, variant);
                     row.map_or("–".to_owned(), |row| cell(variant, &row.value, row.ratio.as_ref()))
                 };
-                table.add_row([
-                    path.name().to_owned(),
-                    format!("{}, {}", measure.name(), measure.unit()),
-                    cell(Variant::Cable),
-                    cell(Variant::Kernel),
-                    cell(Variant::Weft),
-                ]);
+                let name = format!("{}, {}", measure.name(), measure.unit());
+                if Variant::ALL.iter().any(|variant| self.row(path, measure, *variant).is_some()) {
+                    let heads = [path.name().to_owned(), name].into_iter();
+                    table.add_row(heads.chain(Variant::ALL.map(cell)));
+                }
             }
         }
+        let bar = self.row(Path::Overlay, Measure::TcpRoundTripP50, Variant::Weft);
+        let bar = bar.and_then(|row| row.ratio_to_redirect).map_or(String::new(), |ratio| {
+            format!(
+                "\n\nOverlay, TCP round trip p50: weft takes {:.2} ({:.2}–{:.2}) of the time of the same frames redirected \
+                 without encapsulation.",
+                ratio.median, ratio.min, ratio.max
+            )
+        });
         format!(
             "{}\n\nMedian of {} rounds; in brackets the median ratio to the cable of the same round, with the \
-             smallest and largest. For times less is better, for throughput and connections more.\n\n{table}",
+             smallest and largest. For times less is better, for throughput and connections more.\n\n{table}{bar}",
             self.machine.describe(),
             self.rounds
         )
@@ -169,6 +187,7 @@ mod tests {
         let plan = Plan {
             paths: vec![Path::Bridge],
             variants: Variant::ALL.to_vec(),
+            kinds: Kind::ALL.to_vec(),
             rounds: 3,
             effort: Effort::QUICK,
         };

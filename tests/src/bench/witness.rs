@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 
+use super::measure::Kind;
 use crate::Daemon;
 
 /// A daemon whose counters a path must move.
@@ -15,6 +16,8 @@ pub struct Witness {
     pub forward: &'static str,
     /// The counter of the replies; may be the same one.
     pub backward: &'static str,
+    /// The counter of datagrams from client to server that the kernel was given in one buffer (UDP_SEGMENT).
+    pub forward_buffers: &'static str,
 }
 
 /// How many packets a measurement sent, as far as it can know.
@@ -34,6 +37,12 @@ pub struct Reading {
 }
 
 impl Witness {
+    /// As it is while this is measured.
+    pub fn during(&self, kind: Kind) -> Self {
+        let forward = if kind == Kind::UdpBulk { self.forward_buffers } else { self.forward };
+        Self { forward, ..self.clone() }
+    }
+
     /// Reads both counters.
     pub fn read(&self) -> Result<Reading> {
         let status = self.daemon.json(&["status"])?;
@@ -87,12 +96,30 @@ impl Expected {
         Self { forward: (4 * count, most), backward: (3 * count, most) }
     }
 
+    /// Of `count` requests over connections that stay, each with an answer.
+    pub fn of_requests(count: u64) -> Self {
+        // Each is a segment of its own, with an acknowledgement at most; connections and their first requests come on top.
+        let range = (count, 2 * count + 1000);
+        Self { forward: range, backward: range }
+    }
+
+    /// Of datagrams one way: those that arrived passed, and of the others some.
+    pub fn of_flood(arrived: u64, sent: u64) -> Self {
+        Self { forward: (arrived, sent + 100), backward: (0, 100) }
+    }
+
+    /// With the ways exchanged.
+    pub fn back(self) -> Self {
+        Self { forward: self.backward, backward: self.forward }
+    }
+
     /// Of `bytes` of bulk data, in segments for this MTU.
     pub fn of_bulk(bytes: u64, mtu: u64) -> Self {
         // IPv4 and TCP headers with timestamps (RFC 7323). GSO packets count as the segments they stand for.
         let segments = bytes / (mtu.saturating_sub(52)).max(1);
-        // Segments need not be full; retransmissions and the last window of an aborted stream come on top.
-        let most = segments + segments / 4 + 10_000;
+        // Segments need not be full; retransmissions and the last window of an aborted stream come on top. Twice as many would
+        // be packets that were counted twice.
+        let most = segments + segments * 3 / 4 + 10_000;
         Self { forward: (segments - segments / 50, most), backward: (1, most) }
     }
 }
@@ -122,7 +149,8 @@ mod tests {
     fn expected_packets() {
         assert_eq!(Expected::of_messages(1000).forward, (1000, 1600));
         assert_eq!(Expected::of_connections(10).backward, (30, 180));
+        assert_eq!(Expected::of_flood(5, 10).back().backward, (5, 110));
         let bulk = Expected::of_bulk(1448 * 100_000, 1500);
-        assert_eq!((bulk.forward, bulk.backward.0), ((98_000, 135_000), 1));
+        assert_eq!((bulk.forward, bulk.backward.0), ((98_000, 185_000), 1));
     }
 }

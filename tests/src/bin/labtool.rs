@@ -7,7 +7,7 @@ use nix::{
     unistd::Pid,
 };
 use serde::Serialize;
-use tests::traffic::{echo, http, latency, request, survey, tcp_bulk, udp_bulk, whoami};
+use tests::traffic::{echo, flood, http, latency, request, spread, survey, tcp_bulk, udp_bulk, whoami};
 
 /// Makes traffic and checks what arrives. Results are one line of JSON.
 #[derive(Parser)]
@@ -29,6 +29,12 @@ enum Command {
     UdpReceive(udp_bulk::ReceiveOptions),
     /// Send numbered datagrams, plainly or with UDP_SEGMENT
     UdpSend(udp_bulk::SendOptions),
+    /// Count datagrams
+    UdpSink(flood::SinkOptions),
+    /// Send as many datagrams as can be
+    UdpFlood(flood::SendOptions),
+    /// Send datagrams to many destinations
+    UdpSpread(spread::Options),
     /// Return what comes, over TCP and UDP
     EchoServe(echo::ServeOptions),
     /// Send datagrams to an echo server at a steady rate
@@ -62,6 +68,9 @@ fn main() -> Result<()> {
         Command::TcpSend(options) => print(&tcp_bulk::send(&options)?),
         Command::UdpReceive(options) => print(&udp_bulk::receive(&options)?),
         Command::UdpSend(options) => print(&udp_bulk::send(&options)?),
+        Command::UdpSink(options) => print(&flood::sink(&options)?),
+        Command::UdpFlood(options) => print(&flood::send(&options)?),
+        Command::UdpSpread(options) => print(&spread::run(&options)?),
         Command::EchoServe(options) => echo::serve(&options),
         Command::UdpPing(options) => print(&echo::ping(&options)?),
         Command::Latency(options) => print(&latency::run(&options)?),

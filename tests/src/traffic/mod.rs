@@ -1,13 +1,15 @@
-//! The traffic of `labtool`: every byte that arrives is checked, not only counted.
+//! The traffic of `labtool`: every byte that arrives is checked, not only counted, but for `flood`.
 //!
 //! Each page is one kind of traffic, with its server and its client. A server prints the line `ready` once it
 //! listens; every command but an endless server ends with one line of JSON on standard output.
 
 pub mod echo;
+pub mod flood;
 pub mod http;
 pub mod latency;
 pub mod payload;
 pub mod request;
+pub mod spread;
 pub mod survey;
 pub mod tcp_bulk;
 pub mod udp_bulk;

@@ -1,14 +1,19 @@
-//! What many ports and many containers cost.
+//! What many ports, flows and containers cost.
 
 pub mod containers;
+pub mod flows;
 pub mod ports;
+pub mod published;
+pub mod remotes;
+pub mod speed;
 
+mod plot;
 mod probe;
+mod tables;
 
 use std::fs;
 
 use anyhow::{Context, Result};
-use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,36 +23,87 @@ use super::{
 };
 use crate::{Daemon, Lab};
 
+/// What may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// One range of 10,000 published ports
+    Ports,
+    /// Published ports, each declared for itself, with weft and with the kernel's rules
+    Published,
+    /// Flows
+    Flows,
+    /// Containers of an overlay on other hosts
+    Remotes,
+    /// Containers on this host
+    Containers,
+}
+
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Parts, each once.
+    pub parts: Vec<Part>,
     /// How often each change is made.
     pub rounds: u32,
+    /// Numbers of published ports.
+    pub published: Vec<u32>,
+    /// Numbers of flows, growing.
+    pub flows: Vec<u32>,
+    /// Numbers of containers on other hosts.
+    pub remotes: Vec<usize>,
     /// Numbers of containers at which one more is added.
     pub containers: Vec<usize>,
 }
 
-/// A whole run.
+/// A whole run. What was not measured is absent or empty.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Where it ran.
     pub machine: Machine,
     /// 10,000 ports.
-    pub ports: ports::Figures,
+    pub ports: Option<ports::Figures>,
+    /// By number of published ports, and by who publishes them.
+    pub published: Vec<published::Figures>,
+    /// By number of flows.
+    pub flows: Vec<flows::Figures>,
+    /// By number of containers on other hosts.
+    pub remotes: Vec<remotes::Figures>,
     /// By number of containers.
     pub containers: Vec<containers::Figures>,
 }
 
+impl Part {
+    /// In the order of a run.
+    pub const ALL: [Self; 5] = [Self::Ports, Self::Published, Self::Flows, Self::Remotes, Self::Containers];
+}
+
 /// Measures, each part in a lab of its own.
 pub fn run(plan: &Plan, new_lab: impl Fn(&str) -> Result<Lab>) -> Result<Report> {
-    let machine = Machine::now()?;
-    let lab = new_lab("10,000 ports")?;
-    let ports = ports::run(&lab, plan.rounds);
-    let ports = finish(lab, ports)?;
-    let lab = new_lab("many containers")?;
-    let containers = containers::run(&lab, plan);
-    let containers = finish(lab, containers)?;
-    Ok(Report { machine, ports, containers })
+    let mut report = Report {
+        machine: Machine::now()?,
+        ports: None,
+        published: Vec::new(),
+        flows: Vec::new(),
+        remotes: Vec::new(),
+        containers: Vec::new(),
+    };
+    for part in &plan.parts {
+        let lab = new_lab(&format!("{part:?}"))?;
+        let measured = measure(&lab, *part, plan, &mut report);
+        finish(lab, measured.with_context(|| format!("{part:?}")))?;
+    }
+    Ok(report)
+}
+
+fn measure(lab: &Lab, part: Part, plan: &Plan, report: &mut Report) -> Result<()> {
+    match part {
+        Part::Ports => report.ports = Some(ports::run(lab, plan.rounds)?),
+        Part::Published => report.published = published::run(lab, &plan.published, plan.rounds)?,
+        Part::Flows => report.flows = flows::run(lab, &plan.flows)?,
+        Part::Remotes => report.remotes = remotes::run(lab, &plan.remotes, plan.rounds)?,
+        Part::Containers => report.containers = containers::run(lab, plan)?,
+    }
+    Ok(())
 }
 
 /// The lab is removed in any case; the first error is the measurement's.
@@ -96,44 +152,6 @@ fn map_bytes(status: &Value) -> Result<u64> {
         (Some(list), _) => list.iter().map(bytes).sum(),
         (_, Some(named)) => named.values().map(bytes).sum(),
         _ => anyhow::bail!("`weft status` shows no maps"),
-    }
-}
-
-impl Report {
-    /// For people.
-    pub fn markdown(&self) -> String {
-        let mut table = Table::new();
-        let of_host = ["from nothing to `ready`, s", "teardown, s", "maps, MiB", "daemon, MiB"];
-        let of_one = ["answers, ms", "until applied, ms", "CPU until applied, ms", "all CPU meanwhile, ms"];
-        table
-            .load_preset(ASCII_MARKDOWN)
-            .set_header(["containers"].into_iter().chain(of_host).chain(["one more"]).chain(of_one));
-        for row in &self.containers {
-            for (how, one_more) in [
-                ("in one file", &row.in_one_file),
-                ("as a file", &row.as_a_file),
-                ("as a file, `weft apply`", &row.by_apply),
-            ] {
-                table.add_row([
-                    row.containers.to_string(),
-                    short(row.ready_s),
-                    short(row.teardown_s),
-                    mebibytes(row.cost.map_bytes),
-                    mebibytes(row.cost.resident_bytes),
-                    how.to_owned(),
-                    spread(&Some(one_more.answers_ms)),
-                    spread(&one_more.apply_ms),
-                    spread(&one_more.apply_cpu_ms),
-                    spread(&Some(one_more.cpu_ms)),
-                ]);
-            }
-        }
-        format!("{}\n\n{}\n\n{table}", self.machine.describe(), self.ports.describe())
-    }
-
-    /// As JSON for the record.
-    pub fn json(&self) -> Result<String> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 }
 

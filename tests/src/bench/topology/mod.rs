@@ -3,17 +3,20 @@
 //! Hosts are joined to each other and to the client by a veth pair, not by a switch: whatever lies between
 //! them costs all contenders the same and would draw their ratios towards 1.
 
+mod iptables;
 mod kernel;
+mod nftables;
+mod redirect;
+mod servers;
 mod weft;
 
-use std::{net::IpAddr, rc::Rc};
+use std::{net::IpAddr, os::fd::OwnedFd, rc::Rc};
 
 use anyhow::{Context, Result, ensure};
 
 use super::{
-    Path, Variant,
-    machine::two_cpus,
-    measure::{ECHO, REQUESTS, WHOAMI},
+    Path, Plan, Variant,
+    measure::{ECHO, HTTP, IPERF, REDIS, REQUESTS, SINK, WHOAMI},
     witness::Witness,
 };
 use crate::{Host, Lab, Namespace, Process};
@@ -35,6 +38,8 @@ pub struct Contender {
     pub seen: IpAddr,
     /// Whose counters must move.
     pub witnesses: Vec<Witness>,
+    /// Programs that are attached as long as these are open.
+    links: Vec<OwnedFd>,
     _servers: Rc<Vec<Process>>,
 }
 
@@ -54,6 +59,12 @@ struct Site {
     host: Host,
 }
 
+/// What the server sees as the client's address, where the contenders differ.
+struct Seen {
+    from_host: &'static str,
+    hairpin: &'static str,
+}
+
 /// Two hosts with a container each.
 struct Pair {
     hosts: [Host; 2],
@@ -69,15 +80,25 @@ const OVERLAY: [&str; 2] = ["10.20.0.10", "10.20.0.20"];
 const OVERLAY_MAC: [&str; 2] = ["02:42:0a:14:00:0a", "02:42:0a:14:00:14"];
 const HOSTS: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 const VNI: u32 = 4097;
+/// Of the overlay's containers, and what VXLAN over IPv4 adds.
+const INNER_MTU: u32 = 1500;
+const OVERHEAD: u32 = 50;
+const GATEWAY: &str = "10.10.0.1";
+
+/// Ports that the servers listen at, over TCP and over UDP: those that are published.
+const TCP_PORTS: [u16; 6] = [ECHO, REQUESTS, WHOAMI, IPERF, REDIS, HTTP];
+const UDP_PORTS: [u16; 3] = [ECHO, WHOAMI, SINK];
 
 /// Builds everything, and starts the servers.
-pub fn build(lab: &Lab, paths: &[Path], variants: &[Variant]) -> Result<Vec<Contender>> {
+pub fn build(lab: &Lab, plan: &Plan) -> Result<Vec<Contender>> {
     let mut all = Vec::new();
-    for &variant in variants {
+    for &variant in &plan.variants {
+        let paths = plan.paths.iter().copied().filter(|path| variant.takes(*path)).collect::<Vec<_>>();
         let built = match variant {
-            Variant::Cable => cable(lab, paths),
-            Variant::Kernel => kernel::build(lab, paths),
-            Variant::Weft => weft::build(lab, paths),
+            Variant::Cable => cable(lab, &paths),
+            Variant::Kernel | Variant::Nftables => kernel::build(lab, variant, &paths),
+            Variant::Redirect => redirect::build(lab, &paths),
+            Variant::Weft => weft::build(lab, &paths),
         };
         all.extend(built.with_context(|| format!("building {}", variant.name()))?);
     }
@@ -100,6 +121,7 @@ impl Contender {
             target: ends.target.parse()?,
             seen: ends.seen.parse()?,
             witnesses,
+            links: Vec::new(),
             _servers: servers.clone(),
         })
     }
@@ -138,31 +160,33 @@ impl Site {
         Ok(Self { web: (*web).clone(), shop: (*shop).clone(), client: (*client).clone(), host })
     }
 
-    /// The chosen paths of one host, by the daemon's counters if there is one.
+    /// The chosen paths of one host.
     fn contenders(
         &self,
+        lab: &Lab,
         paths: &[Path],
         variant: Variant,
+        seen: &Seen,
         witness: impl Fn(&'static str, &'static str) -> Vec<Witness>,
     ) -> Result<Vec<Contender>> {
-        let servers = Rc::new([serve(&self.web)?, serve(&self.client)?].into_iter().flatten().collect());
-        let Self { web, shop, client, .. } = self;
-        let of = |path, client, server, target, seen, witnesses| {
-            Contender::new(path, variant, &Ends { client, server, target, seen }, witnesses, &servers)
-        };
-        paths
-            .iter()
-            .filter_map(|path| match path {
-                Path::Bridge => Some(of(*path, shop, web, WEB, SHOP, witness("bridge", "bridge"))),
-                Path::Masquerade => {
-                    Some(of(*path, shop, client, CLIENT, HOST, witness("masquerade_out", "masquerade_in")))
-                }
-                Path::PublishedPort => {
-                    Some(of(*path, client, web, HOST, CLIENT, witness("portmap_in", "portmap_out")))
-                }
-                Path::Overlay => None,
-            })
-            .collect()
+        let Self { web, shop, client, host } = self;
+        let servers = Rc::new(
+            [servers::start(lab, web)?, servers::start(lab, client)?].into_iter().flatten().collect(),
+        );
+        let mut all = Vec::new();
+        for &path in paths {
+            let (client, server, target, seen, (forward, backward)) = match path {
+                Path::Bridge => (shop, web, WEB, SHOP, ("bridge", "bridge")),
+                Path::Masquerade => (shop, client, CLIENT, HOST, ("masquerade_out", "masquerade_in")),
+                Path::PublishedPort => (client, web, HOST, CLIENT, ("portmap_in", "portmap_out")),
+                Path::PublishedPortFromHost => (&**host, web, HOST, seen.from_host, ("host", "host")),
+                Path::Hairpin => (shop, web, HOST, seen.hairpin, ("hairpin_in", "hairpin_out")),
+                Path::Overlay => continue,
+            };
+            let ends = Ends { client, server, target, seen };
+            all.push(Contender::new(path, variant, &ends, witness(forward, backward), &servers)?);
+        }
+        Ok(all)
     }
 }
 
@@ -170,26 +194,20 @@ impl Pair {
     fn build(lab: &Lab, name: &str) -> Result<Self> {
         let hosts = [lab.host(&format!("{name}-left"))?, lab.host(&format!("{name}-right"))?];
         let [left, right] = &hosts;
+        // Room for the outer headers (RFC 7348): inside are full Ethernet packets of 1500 bytes.
         lab.cable((left, &format!("{}/24", HOSTS[0])), (right, &format!("{}/24", HOSTS[1])))?;
+        for host in &hosts {
+            host.ip(&format!("link set eth0 mtu {}", INNER_MTU + OVERHEAD))?;
+        }
         let containers = [(*left.container("cache")?).clone(), (*right.container("worker")?).clone()];
         Ok(Self { hosts, containers })
     }
 
-    fn contender(&self, variant: Variant, witnesses: Vec<Witness>) -> Result<Contender> {
+    fn contender(&self, lab: &Lab, variant: Variant, witnesses: Vec<Witness>) -> Result<Contender> {
         let [client, server] = &self.containers;
         let ends = Ends { client, server, target: OVERLAY[1], seen: OVERLAY[0] };
-        Contender::new(Path::Overlay, variant, &ends, witnesses, &Rc::new(serve(server)?))
+        Contender::new(Path::Overlay, variant, &ends, witnesses, &Rc::new(servers::start(lab, server)?))
     }
-}
-
-/// The servers that the measurements need, but iperf3.
-fn serve(namespace: &Namespace) -> Result<Vec<Process>> {
-    let [_, cpu] = two_cpus()?;
-    Ok(vec![
-        namespace.serve(&format!("echo-serve [::]:{ECHO} --cpu {cpu}"))?,
-        namespace.serve(&format!("request-serve [::]:{REQUESTS} --cpu {cpu}"))?,
-        namespace.serve_whoami(WHOAMI)?,
-    ])
 }
 
 /// One cable, measured anew for every path.
@@ -197,7 +215,7 @@ fn cable(lab: &Lab, paths: &[Path]) -> Result<Vec<Contender>> {
     let (client, server) = (lab.host("cable-a")?, lab.host("cable-b")?);
     lab.cable((&client, &format!("{HOST}/24")), (&server, &format!("{CLIENT}/24")))?;
     let ends = Ends { client: &client, server: &server, target: CLIENT, seen: HOST };
-    let servers = Rc::new(serve(&server)?);
+    let servers = Rc::new(servers::start(lab, &server)?);
     paths.iter().map(|path| Contender::new(*path, Variant::Cable, &ends, Vec::new(), &servers)).collect()
 }
 

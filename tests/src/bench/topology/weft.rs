@@ -4,15 +4,12 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use super::{HOSTS, OVERLAY, OVERLAY_MAC, Pair, SHOP, Site, VNI, WEB, on_one_host};
+use super::{
+    GATEWAY, HOSTS, OVERLAY, OVERLAY_MAC, Pair, SHOP, Seen, Site, TCP_PORTS, UDP_PORTS, VNI, WEB, on_one_host,
+};
 use crate::{
     Lab,
-    bench::{
-        Path, Variant,
-        measure::{ECHO, IPERF, REQUESTS, WHOAMI},
-        topology::Contender,
-        witness::Witness,
-    },
+    bench::{Path, Variant, topology::Contender, witness::Witness},
 };
 
 /// Builds it for these paths.
@@ -21,8 +18,11 @@ pub(super) fn build(lab: &Lab, paths: &[Path]) -> Result<Vec<Contender>> {
     if on_one_host(paths) {
         let site = Site::build(lab, "weft")?;
         let daemon = Rc::new(site.host.weft(&one_host_file())?);
-        all.extend(site.contenders(paths, Variant::Weft, |forward, backward| {
-            vec![Witness { daemon: daemon.clone(), forward, backward }]
+        // The host's own sockets are led to the container by hooks, and come from the gateway like all that the host
+        // says to containers. Containers are seen as they are.
+        let seen = Seen { from_host: GATEWAY, hairpin: SHOP };
+        all.extend(site.contenders(lab, paths, Variant::Weft, &seen, |forward, backward| {
+            vec![Witness { daemon: daemon.clone(), forward, backward, forward_buffers: forward }]
         })?);
     }
     if paths.contains(&Path::Overlay) {
@@ -33,34 +33,34 @@ pub(super) fn build(lab: &Lab, paths: &[Path]) -> Result<Vec<Contender>> {
                 daemon: Rc::new(left.weft(&overlay_file(0))?),
                 forward: "encapsulate",
                 backward: "decapsulate",
+                forward_buffers: "encapsulate",
             },
             Witness {
                 daemon: Rc::new(right.weft(&overlay_file(1))?),
                 forward: "decapsulate",
                 backward: "encapsulate",
+                // The vxlan device decapsulates these, see docs/architecture.md.
+                forward_buffers: "slow_path",
             },
         ];
-        all.push(pair.contender(Variant::Weft, witnesses)?);
+        all.push(pair.contender(lab, Variant::Weft, witnesses)?);
     }
     Ok(all)
 }
 
 fn one_host_file() -> String {
+    let tcp = TCP_PORTS.map(|port| format!("\"{port}:{port}/tcp\""));
+    let udp = UDP_PORTS.map(|port| format!("\"{port}:{port}/udp\""));
+    let ports = tcp.into_iter().chain(udp).collect::<Vec<_>>().join(", ");
     format!(
         r#"name: bench
 networks:
   front:
-    ipam: {{ config: [ {{ subnet: 10.10.0.0/24, gateway: 10.10.0.1 }} ] }}
+    ipam: {{ config: [ {{ subnet: 10.10.0.0/24, gateway: {GATEWAY} }} ] }}
 services:
   web:
     networks: {{ front: {{ ipv4_address: {WEB} }} }}
-    ports:
-      - "{ECHO}:{ECHO}/tcp"
-      - "{ECHO}:{ECHO}/udp"
-      - "{REQUESTS}:{REQUESTS}"
-      - "{WHOAMI}:{WHOAMI}/tcp"
-      - "{WHOAMI}:{WHOAMI}/udp"
-      - "{IPERF}:{IPERF}"
+    ports: [ {ports} ]
     x-weft: {{ netns: web }}
   shop:
     networks: {{ front: {{ ipv4_address: {SHOP} }} }}
