@@ -74,7 +74,8 @@ impl Host {
             Verdict::Redirect => path.is_some() && xdp == Some(counted),
         };
         assert!(fits, "it answered {verdict:?} and counted {path:?} {drop:?} {xdp:?}");
-        Ok(Outcome { verdict, path, drop, counted, duration, input: frame.to_vec(), frame: out })
+        let input = frame.to_vec();
+        Ok(Outcome { verdict, path, drop, counted, duration, input, frame: out, next_hop: None })
     }
 }
 
