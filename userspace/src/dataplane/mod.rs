@@ -281,8 +281,9 @@ impl Dataplane {
             (map::FRAGMENTS, tables.fragments.map()),
             (map::SETTINGS, tables.settings.map()),
         ];
-        for name in [map::COUNTERS, map::DROPS] {
-            if let Some(Map::PerCpuArray(data)) = self.ebpf.map(name) {
+        // What only the programs write.
+        for name in [map::PEER_NEXT_HOPS, map::ICMP_BUDGETS, map::COUNTERS, map::DROPS] {
+            if let Some(Map::PerCpuArray(data) | Map::LruHashMap(data)) = self.ebpf.map(name) {
                 maps.push((name, data));
             }
         }
