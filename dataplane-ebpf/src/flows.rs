@@ -227,11 +227,11 @@ pub fn open(inside: &Tuple, flow: &Flow, index: &Index) -> Outcome<bool> {
         if existing.uses_mapping == index.uses_mapping {
             return Ok(false);
         }
-    } else if maps::flow(&existing.inside).is_some() || maps::unconfirmed_flow(&existing.inside).is_some() {
+    } else if peek_inside(&existing.inside).is_some_and(|other| other.outside == flow.outside) {
         maps::remove_unconfirmed_flow(inside);
         return Err(DropReason::PortsExhausted);
     }
-    // It leads nowhere any more.
+    // It leads nowhere any more: the record was evicted, or is another flow's by now.
     let nowhere = *existing;
     remove_index(&flow.outside, &nowhere);
     if maps::claim(&flow.outside, index).is_err() {

@@ -267,6 +267,33 @@ fn two_published_ports_that_lead_to_one() -> Result {
     })
 }
 
+/// A client's connection has ended, and what the container knew it by is another's of the same client by now: the client may
+/// connect from the same port again.
+#[test]
+fn a_connection_whose_place_was_taken_comes_back() -> Result {
+    with_host(|host| {
+        host.publish(TCP, None, 80, (&A, 80))?;
+        host.publish(TCP, None, 81, (&A, 80))?;
+        let [first, second] = [80, 81].map(|port| (HOST, port));
+        let connect = |host: &mut Host, to| -> Result<u16> {
+            let outcome = host.world_sends(&Frame::syn(CLIENT, to).by_router())?.on_path(Path::PortmapIn);
+            Ok(outcome.source_port())
+        };
+        assert_eq!(connect(host, first)?, CLIENT.1);
+        let finish = |tcp: &mut etherparse::TcpHeader| (tcp.fin, tcp.ack) = (true, true);
+        let answer = |control: fn(&mut etherparse::TcpHeader)| {
+            Frame::tcp((A.address, 80), CLIENT).control(control).sent_by(&A)
+        };
+        host.container_sends(&A, &answer(|tcp| (tcp.syn, tcp.ack) = (true, true)))?.took(Path::PortmapOut);
+        host.container_sends(&A, &answer(finish))?.took(Path::PortmapOut);
+        let end = Frame::tcp(CLIENT, first).control(finish).by_router();
+        host.world_sends(&end)?.took(Path::PortmapIn);
+        assert_eq!(connect(host, second)?, CLIENT.1, "the first has ended");
+        assert_ne!(connect(host, first)?, CLIENT.1, "the second has not");
+        Ok(())
+    })
+}
+
 /// A connection that the host had before its port was published is not led into the container.
 #[test]
 fn a_connection_of_the_host_goes_on() -> Result {
