@@ -191,6 +191,14 @@ pub fn other_port() -> u16 {
     1024 + (((helpers::random() & 0xffff) * (32_768 - 1024)) >> 16) as u16
 }
 
+/// The port of that range for a client's connection by its own port: each of those that clients choose has one of its own. By
+/// chance a later connection would get an earlier one's, which the server still has in TIME-WAIT (RFC 9293 section 3.4.2), and
+/// whose SYN it answers with the earlier one's numbers.
+#[inline(always)]
+pub fn port_in_place_of(own: u16) -> u16 {
+    1024 + own.wrapping_sub(32_768) % (32_768 - 1024)
+}
+
 /// Begins a record: what is not set here differs with the one who opens the flow.
 #[inline(always)]
 pub fn begin(flow: &mut Flow, kind: u8, uplink: u32) {

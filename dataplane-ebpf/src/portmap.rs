@@ -117,7 +117,7 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
                     scratch.index.inside.remote = *device.gateway_of(parsed.is_v6);
                 }
                 // What neighbours say to one another directly is no flow, so it must not look like this one.
-                scratch.index.inside.remote_port = flows::other_port();
+                scratch.index.inside.remote_port = flows::port_in_place_of(outside.remote_port);
             }
             Path::HairpinIn
         }
