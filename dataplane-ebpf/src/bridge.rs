@@ -6,7 +6,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    packet::Packet,
+    packet::{Headers, Packet},
     redirect,
     verdict::{Outcome, Verdict},
 };

@@ -181,7 +181,7 @@ unsafe extern "C" fn try_overlap(attempt: u32, skb: *const *mut __sk_buff) -> u6
 fn is_bound(skb: *mut __sk_buff, port: u16) -> bool {
     let Some(scratch) = maps::scratch() else { return true };
     scratch.flow.outside.local_port = port;
-    helpers::has_socket(skb, &scratch.flow.outside)
+    helpers::has_socket(skb.cast(), &scratch.flow.outside)
 }
 
 #[inline(always)]

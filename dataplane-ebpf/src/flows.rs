@@ -4,7 +4,7 @@ use core::hint::cold_path;
 
 use dataplane_common::{
     abi::{DropReason, Flow, FlowKind, Index, NextHop, Tuple},
-    flow::{Direction, State},
+    flow::{Direction, State, substitute_port},
     packet::{protocol, tcp_flags},
 };
 
@@ -171,7 +171,7 @@ pub fn distinguish(inside: &mut Tuple, flow: &Flow) -> Outcome<()> {
         if !is_taken(inside, flow) {
             return Ok(());
         }
-        inside.remote_port = other_port();
+        inside.remote_port = substitute_port::at_random(helpers::random());
         attempt += 1;
     }
     Err(DropReason::PortsExhausted)
@@ -182,21 +182,6 @@ pub fn distinguish(inside: &mut Tuple, flow: &Flow) -> Outcome<()> {
 fn is_taken(inside: &Tuple, flow: &Flow) -> bool {
     let Some(other) = peek_inside(inside) else { return false };
     other.epoch == flow.epoch && other.outside != flow.outside && !State(other.state).closed()
-}
-
-/// A port for a client that cannot have its own, from 1024 to 32,767: below those that clients choose (RFC 6056 section
-/// 3.2, `ip_local_port_range`), so that it hardly ever is one of the same client's.
-#[inline(always)]
-pub fn other_port() -> u16 {
-    1024 + (((helpers::random() & 0xffff) * (32_768 - 1024)) >> 16) as u16
-}
-
-/// The port of that range for a client's connection by its own port: each of those that clients choose has one of its own. By
-/// chance a later connection would get an earlier one's, which the server still has in TIME-WAIT (RFC 9293 section 3.4.2), and
-/// whose SYN it answers with the earlier one's numbers.
-#[inline(always)]
-pub fn port_in_place_of(own: u16) -> u16 {
-    1024 + own.wrapping_sub(32_768) % (32_768 - 1024)
 }
 
 /// Begins a record: what is not set here differs with the one who opens the flow.

@@ -149,63 +149,64 @@ const LISTENING: u32 = 10;
 /// `BPF_F_CURRENT_NETNS`.
 const OWN_NAMESPACE: u64 = u64::MAX;
 
-/// Whether a socket of this network namespace has this TCP connection, seen from its end as `local`.
+/// Whether a socket of this network namespace has this TCP connection, seen from its end as `local`. The context is that of
+/// a tc hook or an XDP hook.
 #[inline(always)]
-pub fn has_connection(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
-    matches!(socket_state(skb, tuple), Some(state) if state != LISTENING)
+pub fn has_connection(context: *mut c_void, tuple: &Tuple) -> bool {
+    matches!(socket_state(context, tuple), Some(state) if state != LISTENING)
 }
 
 /// Whether a socket of this network namespace would take this packet: connected, listening or bound.
 #[inline(always)]
-pub fn has_socket(skb: *mut __sk_buff, tuple: &Tuple) -> bool {
-    socket_state(skb, tuple).is_some()
+pub fn has_socket(context: *mut c_void, tuple: &Tuple) -> bool {
+    socket_state(context, tuple).is_some()
 }
 
 /// State of the socket that a packet of this tuple is for.
 #[inline(always)]
-fn socket_state(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
+fn socket_state(context: *mut c_void, tuple: &Tuple) -> Option<u32> {
     match tuple.protocol {
         protocol::TCP | protocol::UDP => {}
         _ => return None,
     }
-    if tuple.local.is_v4() { socket_v4(skb, tuple) } else { socket_v6(skb, tuple) }
+    if tuple.local.is_v4() { socket_v4(context, tuple) } else { socket_v6(context, tuple) }
 }
 
 /// The kernel takes the tuple from the packet's point of view: its source is the other end.
 #[inline(never)]
-fn socket_v4(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
+fn socket_v4(context: *mut c_void, tuple: &Tuple) -> Option<u32> {
     let mut ends = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 {
         saddr: tuple.remote.v4_network_order(),
         daddr: tuple.local.v4_network_order(),
         sport: tuple.remote_port.to_be(),
         dport: tuple.local_port.to_be(),
     };
-    look_up(skb, (&raw mut ends).cast(), size_of_val(&ends) as u32, tuple.protocol)
+    look_up(context, (&raw mut ends).cast(), size_of_val(&ends) as u32, tuple.protocol)
 }
 
 #[inline(never)]
-fn socket_v6(skb: *mut __sk_buff, tuple: &Tuple) -> Option<u32> {
+fn socket_v6(context: *mut c_void, tuple: &Tuple) -> Option<u32> {
     let mut ends = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 {
         saddr: tuple.remote.words(),
         daddr: tuple.local.words(),
         sport: tuple.remote_port.to_be(),
         dport: tuple.local_port.to_be(),
     };
-    look_up(skb, (&raw mut ends).cast(), size_of_val(&ends) as u32, tuple.protocol)
+    look_up(context, (&raw mut ends).cast(), size_of_val(&ends) as u32, tuple.protocol)
 }
 
 /// The size tells the kernel which family the ends are of.
 #[inline(always)]
-fn look_up(skb: *mut __sk_buff, ends: *mut bpf_sock_tuple, size: u32, protocol: u8) -> Option<u32> {
-    if protocol == protocol::TCP { tcp_socket(skb, ends, size) } else { udp_socket(skb, ends, size) }
+fn look_up(context: *mut c_void, ends: *mut bpf_sock_tuple, size: u32, protocol: u8) -> Option<u32> {
+    if protocol == protocol::TCP { tcp_socket(context, ends, size) } else { udp_socket(context, ends, size) }
 }
 
 /// A function of its own, and so is the other: one load may not be from two kinds of socket.
 #[inline(never)]
-fn tcp_socket(skb: *mut __sk_buff, ends: *mut bpf_sock_tuple, size: u32) -> Option<u32> {
+fn tcp_socket(context: *mut c_void, ends: *mut bpf_sock_tuple, size: u32) -> Option<u32> {
     // SAFETY: `ends` has that size; what is found is released before the end.
     unsafe {
-        let socket = generated::bpf_skc_lookup_tcp(skb.cast(), ends, size, OWN_NAMESPACE, 0);
+        let socket = generated::bpf_skc_lookup_tcp(context, ends, size, OWN_NAMESPACE, 0);
         if socket.is_null() {
             return None;
         }
@@ -216,10 +217,10 @@ fn tcp_socket(skb: *mut __sk_buff, ends: *mut bpf_sock_tuple, size: u32) -> Opti
 }
 
 #[inline(never)]
-fn udp_socket(skb: *mut __sk_buff, ends: *mut bpf_sock_tuple, size: u32) -> Option<u32> {
+fn udp_socket(context: *mut c_void, ends: *mut bpf_sock_tuple, size: u32) -> Option<u32> {
     // SAFETY: as in `tcp_socket`.
     unsafe {
-        let socket = generated::bpf_sk_lookup_udp(skb.cast(), ends, size, OWN_NAMESPACE, 0);
+        let socket = generated::bpf_sk_lookup_udp(context, ends, size, OWN_NAMESPACE, 0);
         if socket.is_null() {
             return None;
         }

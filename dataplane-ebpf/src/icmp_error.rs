@@ -10,7 +10,7 @@ use crate::{
     flows,
     helpers::{IPV6, PSEUDO_HEADER},
     maps,
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{Parsed, Side, asker},
     redirect, translate,
     verdict::{Outcome, Verdict},

@@ -10,7 +10,7 @@ use dataplane_common::{
 
 use crate::{
     external_port, flows, helpers, maps,
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{NETWORK, Parsed},
     redirect, route, translate,
     verdict::{Outcome, Verdict},

@@ -7,7 +7,7 @@ use dataplane_common::{
 
 use crate::{
     helpers::{self, IPV6, PSEUDO_HEADER},
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{Fragment, NETWORK, Parsed},
     translate,
     verdict::Outcome,

@@ -143,7 +143,8 @@ pub fn encapsulate(packet: Packet, parsed: &Parsed, device: &Device, remote: &Re
 #[inline(always)]
 fn leave(packet: &Packet, number: u32, peer: &Peer) -> Outcome<Verdict> {
     let now = helpers::now_ns();
-    if let Some(next_hop) = maps::peer_next_hop(number) {
+    let remembered = maps::peer_next_hop(number);
+    if let Some(next_hop) = remembered {
         // SAFETY: a map value. A copy: another CPU may write it.
         let next_hop = unsafe { *next_hop };
         if now.wrapping_sub(next_hop.asked_ns) < NEXT_HOP_VALID_NS
@@ -153,8 +154,7 @@ fn leave(packet: &Packet, number: u32, peer: &Peer) -> Outcome<Verdict> {
         }
     }
     cold_path();
-    let answer = maps::peer_next_hop(number).or_else(|| maps::add_peer_next_hop(number));
-    if let Some(answer) = answer {
+    if let Some(answer) = remembered.or_else(|| maps::add_peer_next_hop(number)) {
         // SAFETY: a map value.
         route::next_hop(*packet, peer.ifindex, now, unsafe { &mut *answer })?;
     }

@@ -2,7 +2,7 @@
 
 use dataplane_common::{
     abi::{Device, DropReason, Endpoint, Flow, FlowKind, Index, Path, Publication, Tuple, flags},
-    flow::{Direction, State},
+    flow::{Direction, State, substitute_port},
     packet::{protocol, tcp_flags},
 };
 
@@ -117,7 +117,7 @@ pub fn open(packet: Packet, parsed: &Parsed, from: &From<'_>, publication: &Publ
                     scratch.index.inside.remote = *device.gateway_of(parsed.is_v6);
                 }
                 // What neighbours say to one another directly is no flow, so it must not look like this one.
-                scratch.index.inside.remote_port = flows::port_in_place_of(outside.remote_port);
+                scratch.index.inside.remote_port = substitute_port::of(outside.remote_port);
             }
             Path::HairpinIn
         }
@@ -146,5 +146,5 @@ fn is_connection_of_host(packet: &Packet, parsed: &Parsed) -> bool {
     {
         return false;
     }
-    helpers::has_connection(packet.skb, &parsed.tuple)
+    helpers::has_connection(packet.skb.cast(), &parsed.tuple)
 }

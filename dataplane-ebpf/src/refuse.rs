@@ -8,7 +8,7 @@ use dataplane_common::{
 
 use crate::{
     helpers, maps,
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{Fragment, NETWORK, Parsed, Side},
     verdict::Verdict,
 };

@@ -10,7 +10,7 @@ use dataplane_common::{
 
 use crate::{
     helpers,
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{NETWORK, Parsed},
     verdict::Outcome,
 };

@@ -42,8 +42,6 @@ pub mod flags {
     /// Endpoint: its veth takes what XDP sends there. The driver drops it without a word where the container's end is not
     /// ready for it.
     pub const XDP_TARGET: u32 = 1 << 15;
-    /// No such endpoint's MTU is less, in bytes: what every host takes whole (RFC 1122 section 3.3.2).
-    pub const XDP_TARGET_MTU: u32 = 576;
 
     /// Whether a family of the network is routed.
     #[inline(always)]
@@ -197,6 +195,12 @@ pod! {
         /// Bits of [`flags`].
         pub flags: u32,
     }
+}
+
+impl Endpoint {
+    /// No MTU of an endpoint with [`flags::XDP_TARGET`] is less, in bytes: what every host takes whole (RFC 1122 section
+    /// 3.3.2).
+    pub const XDP_TARGET_MTU: u32 = 576;
 }
 
 impl Device {

@@ -10,9 +10,10 @@ mod counter;
 mod device;
 mod flow;
 mod names;
+mod next_hop;
 mod published;
 
-pub use address::{Address, MacAddress, NextHop};
+pub use address::{Address, MacAddress};
 pub use counter::{COUNTER_CELLS, Counter, DropReason, Path};
 pub use device::{
     Device, DeviceRole, Endpoint, EndpointKey, Peer, Remote, Subnet, SubnetKey, VxlanKey, flags,
@@ -21,6 +22,7 @@ pub use flow::{
     Flow, FlowKind, FragmentKey, Fragments, IcmpBudget, Index, Mapping, MappingKey, Settings, Tuple,
 };
 pub use names::{ABI_VERSION, map, program};
+pub use next_hop::NextHop;
 pub use published::{HostSocketKey, HostSocketValue, PortSet, Publication, PublicationKey};
 
 /// Declares plain-old-data structs: `repr(C)`, size-checked, and `Pod` for the user side.

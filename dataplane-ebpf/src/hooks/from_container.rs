@@ -9,7 +9,7 @@ use dataplane_common::{
 
 use crate::{
     bridge, flows, fragments, helpers, icmp_error, maps, masquerade, neighbours, overlay,
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
@@ -304,7 +304,7 @@ fn host(packet: &Packet, parsed: &mut Parsed, device: &Device, subnet: Option<&S
         Some(publication) => portmap::open(*packet, parsed, &from, publication),
         None if !is_own => unserved,
         None => match maps::claim_of(&parsed.tuple) {
-            Some(_) if helpers::has_socket(packet.skb, tuple) => unserved,
+            Some(_) if helpers::has_socket(packet.skb.cast(), tuple) => unserved,
             Some(_) if flags::masquerades(device.flags, parsed.is_v6) => {
                 turn_back::open(*packet, parsed, device)
             }

@@ -1,6 +1,7 @@
 //! What the world sends.
 
-use aya_ebpf::bindings::__sk_buff;
+use core::ffi::c_void;
+
 use dataplane_common::{
     abi::{Address, Device, DropReason, Endpoint, Index, Path, Publication},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
@@ -8,7 +9,7 @@ use dataplane_common::{
 
 use crate::{
     flows, fragments, helpers, icmp_error, maps, masquerade, overlay,
-    packet::Packet,
+    packet::{Headers, Packet},
     parse::{Fragment, Parsed, Side, parse_ipv4, parse_ipv6},
     portmap,
     refuse::refuse,
@@ -88,7 +89,7 @@ fn is_served(address: &Address, is_v6: bool) -> bool {
 /// A packet of no flow.
 #[inline(always)]
 fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
-    match way_in(packet.skb, parsed)? {
+    match way_in(packet.skb.cast(), parsed)? {
         WayIn::None => Ok(Verdict::Pass(Path::NotOurs)),
         WayIn::Publication(publication) => {
             portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication)
@@ -107,9 +108,9 @@ pub enum WayIn<'a> {
     Claim(&'a Index, &'a Endpoint),
 }
 
-/// Asks for it; also what [`super::uplink_xdp`] drops is decided here.
+/// Asks for it; also what [`super::uplink_xdp`] drops is decided here. The context is that of either hook.
 #[inline(always)]
-pub fn way_in<'a>(context: *mut __sk_buff, parsed: &Parsed) -> Outcome<WayIn<'a>> {
+pub fn way_in<'a>(context: *mut c_void, parsed: &Parsed) -> Outcome<WayIn<'a>> {
     let tuple = &parsed.tuple;
     if !maps::is_host_address(&tuple.local) {
         let Some(subnet) = maps::subnet(&tuple.local) else { return Ok(WayIn::None) };

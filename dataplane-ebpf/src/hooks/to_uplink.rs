@@ -7,7 +7,7 @@ use dataplane_common::{
 
 use crate::{
     maps,
-    packet::Packet,
+    packet::{Headers, Packet},
     verdict::{Outcome, Verdict},
 };
 

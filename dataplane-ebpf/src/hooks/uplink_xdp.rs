@@ -168,7 +168,7 @@ fn decapsulate(frame: &Frame, parsed: &Parsed) -> Outcome<Decision> {
 #[inline(always)]
 fn takes(endpoint: &Endpoint, length: usize) -> bool {
     endpoint.flags & flags::XDP_TARGET != 0
-        && (length <= flags::XDP_TARGET_MTU as usize + Ethernet::LENGTH || fits(endpoint, length))
+        && (length <= Endpoint::XDP_TARGET_MTU as usize + Ethernet::LENGTH || fits(endpoint, length))
 }
 
 /// Whether a longer one does.

@@ -238,7 +238,7 @@ fn container_endpoints(
             mac: mac(endpoint.mac),
             gateway_mac: mac(bridge.mac),
             flags: endpoint_flags(endpoint, network, facts)
-                | if veth.takes_xdp && veth.mtu >= flags::XDP_TARGET_MTU { flags::XDP_TARGET } else { 0 },
+                | if veth.takes_xdp && veth.mtu >= Endpoint::XDP_TARGET_MTU { flags::XDP_TARGET } else { 0 },
         };
         Some(endpoint_keys(endpoint).map(move |key| (key, value)))
     };
