@@ -55,8 +55,8 @@ pub enum Variant {
     Kernel,
     /// The kernel's bridge, and nftables with one map of ports
     Nftables,
-    /// Frames of the overlay's containers redirected from device to device by the shortest eBPF programs, without
-    /// encapsulation: the limit for an overlay in eBPF
+    /// Frames redirected from device to device by the shortest eBPF programs, as they are: the limit for eBPF at these
+    /// devices
     Redirect,
     /// The same topology with weft
     Weft,
@@ -106,7 +106,7 @@ impl Variant {
         match self {
             Self::Cable | Self::Kernel | Self::Weft => true,
             Self::Nftables => !matches!(path, Path::Bridge | Path::Overlay),
-            Self::Redirect => matches!(path, Path::Overlay),
+            Self::Redirect => !matches!(path, Path::PublishedPortFromHost | Path::Hairpin),
         }
     }
 }

@@ -39,7 +39,7 @@ pub struct Contender {
     /// Whose counters must move.
     pub witnesses: Vec<Witness>,
     /// Programs that are attached as long as these are open.
-    links: Vec<OwnedFd>,
+    _links: Vec<OwnedFd>,
     _servers: Rc<Vec<Process>>,
 }
 
@@ -121,7 +121,7 @@ impl Contender {
             target: ends.target.parse()?,
             seen: ends.seen.parse()?,
             witnesses,
-            links: Vec::new(),
+            _links: Vec::new(),
             _servers: servers.clone(),
         })
     }

@@ -1,16 +1,22 @@
-//! An overlay without an overlay: what a container sends is redirected to the uplink as it is, and what the uplink gets to the
-//! container, by eBPF programs that do nothing else. No VXLAN in eBPF can be faster.
+//! The limit of eBPF at these devices: programs that redirect whatever comes to the one place where it can be for, and do nothing
+//! else. Containers of one network have each other at the other end. Those that talk to the world have the uplink's own
+//! address, so that nothing has to be translated, and those of an overlay talk across the uplinks without a tunnel.
 //!
 //! The programs are four instructions each, written out here: the tests are to depend on nothing that weft's own are made with.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::{
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    rc::Rc,
+};
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 
-use super::{INNER_MTU, OVERLAY, OVERLAY_MAC, Pair, Path, Variant};
+use super::{
+    CLIENT, Ends, HOST, INNER_MTU, OVERLAY, OVERLAY_MAC, Pair, Path, SHOP, Site, Variant, WEB, servers,
+};
 use crate::{
-    Host, Lab,
+    Host, Lab, Namespace,
     bench::{bpf, topology::Contender},
 };
 
@@ -51,31 +57,102 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// Builds it, if the overlay is among these paths.
+/// Builds it for these paths.
 pub(super) fn build(lab: &Lab, paths: &[Path]) -> Result<Vec<Contender>> {
-    if !paths.contains(&Path::Overlay) {
-        return Ok(Vec::new());
+    let mut all = Vec::new();
+    if paths.contains(&Path::Bridge) {
+        all.push(neighbours(lab)?);
     }
+    for path in [Path::Masquerade, Path::PublishedPort] {
+        if paths.contains(&path) {
+            all.push(uplink(lab, path)?);
+        }
+    }
+    if paths.contains(&Path::Overlay) {
+        all.push(across_hosts(lab)?);
+    }
+    Ok(all)
+}
+
+/// Two containers of one host.
+fn neighbours(lab: &Lab) -> Result<Contender> {
+    let site = Site::build(lab, "redirect")?;
+    let [ours, theirs] = OVERLAY_MAC;
+    // The host's end has the address of the container that it leads to: what comes to it is this host's.
+    plug(&site.host, &site.shop, "shop", (&format!("{SHOP}/24"), ours), theirs, 1500)?;
+    plug(&site.host, &site.web, "web", (&format!("{WEB}/24"), theirs), ours, 1500)?;
+    let links = vec![
+        redirect(&site.host, "shop", "web", FUNC_REDIRECT_PEER)?,
+        redirect(&site.host, "web", "shop", FUNC_REDIRECT_PEER)?,
+    ];
+    let ends = Ends { client: &site.shop, server: &site.web, target: WEB, seen: SHOP };
+    let servers = Rc::new(servers::start(lab, &site.web)?);
+    Ok(Contender {
+        _links: links,
+        ..Contender::new(Path::Bridge, Variant::Redirect, &ends, Vec::new(), &servers)?
+    })
+}
+
+/// A container that is its host to the world.
+fn uplink(lab: &Lab, path: Path) -> Result<Contender> {
+    let site = Site::build(lab, &format!("redirect-{}", path.name().replace(' ', "-")))?;
+    let links = behind_uplink(&site.host, &site.web, &format!("{HOST}/24"), OVERLAY_MAC[0], 1500)?;
+    let (web, client) = (&site.web, &site.client);
+    let (server, ends) = match path {
+        Path::Masquerade => (client, Ends { client: web, server: client, target: CLIENT, seen: HOST }),
+        _ => (web, Ends { client, server: web, target: HOST, seen: CLIENT }),
+    };
+    let servers = Rc::new(servers::start(lab, server)?);
+    Ok(Contender {
+        _links: links.into(),
+        ..Contender::new(path, Variant::Redirect, &ends, Vec::new(), &servers)?
+    })
+}
+
+/// Two containers of two hosts, with the frames that the tunnel would carry.
+fn across_hosts(lab: &Lab) -> Result<Contender> {
     let pair = Pair::build(lab, Variant::Redirect.name())?;
     let mut links = Vec::new();
     for (here, host) in pair.hosts.iter().enumerate() {
-        let container = &pair.containers[here];
-        let (netns, mac, there) = (container.netns(), OVERLAY_MAC[here], 1 - here);
-        host.ip(&format!(
-            "link add inside mtu {INNER_MTU} type veth peer name eth0 address {mac} mtu {INNER_MTU} netns {netns}"
-        ))?;
-        // The uplink has the container's MAC address, too: frames for it are this host's.
-        host.ip(&format!("link set eth0 address {mac}"))?;
-        host.ip("link set inside up")?;
-        container.ip(&format!("address add {}/24 dev eth0", OVERLAY[here]))?;
-        container.ip("link set eth0 up")?;
-        container.ip(&format!("neigh add {} lladdr {} dev eth0", OVERLAY[there], OVERLAY_MAC[there]))?;
-        links.push(redirect(host, "inside", "eth0", FUNC_REDIRECT)?);
-        links.push(redirect(host, "eth0", "inside", FUNC_REDIRECT_PEER)?);
+        let address = format!("{}/24", OVERLAY[here]);
+        links.extend(behind_uplink(host, &pair.containers[here], &address, OVERLAY_MAC[here], INNER_MTU)?);
     }
-    let mut contender = pair.contender(lab, Variant::Redirect, Vec::new())?;
-    contender.links = links;
-    Ok(vec![contender])
+    Ok(Contender { _links: links, ..pair.contender(lab, Variant::Redirect, Vec::new())? })
+}
+
+/// Plugs a container in that gets all that the uplink gets, and whose frames leave by it.
+fn behind_uplink(
+    host: &Host,
+    container: &Namespace,
+    address: &str,
+    mac: &str,
+    mtu: u32,
+) -> Result<[OwnedFd; 2]> {
+    // The uplink has the container's MAC address: frames for it are this host's.
+    host.ip(&format!("link set eth0 address {mac}"))?;
+    plug(host, container, "inside", (address, mac), mac, mtu)?;
+    Ok([
+        redirect(host, "inside", "eth0", FUNC_REDIRECT)?,
+        redirect(host, "eth0", "inside", FUNC_REDIRECT_PEER)?,
+    ])
+}
+
+/// A veth pair: `name` with MAC address `outer` in the host, and the container's eth0.
+fn plug(
+    host: &Host,
+    container: &Namespace,
+    name: &str,
+    (address, mac): (&str, &str),
+    outer: &str,
+    mtu: u32,
+) -> Result<()> {
+    let netns = container.netns();
+    host.ip(&format!(
+        "link add {name} address {outer} mtu {mtu} type veth peer name eth0 address {mac} mtu {mtu} netns {netns}"
+    ))?;
+    host.ip(&format!("link set {name} up"))?;
+    container.ip(&format!("address add {address} dev eth0"))?;
+    container.ip("link set eth0 up").map(drop)
 }
 
 /// Attaches a program to what comes in at one device of this host that redirects it to another, until the link is closed.
