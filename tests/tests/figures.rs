@@ -1,6 +1,10 @@
-//! The figures that README.md and docs/architecture.md tell are those that are recorded.
+//! What README.md and docs/architecture.md tell: figures are those that are recorded, and the tree names every module.
 
-use std::{collections::BTreeMap, fs, path::Path as FilePath};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    path::{Path as FilePath, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -112,6 +116,58 @@ fn instruction_counts_are_the_recorded_ones() -> Result<()> {
         let recorded = budget.get(program).with_context(|| format!("no program {program}"))?;
         let thousands = format!("{},000", (recorded + 500) / 1000);
         ensure!(number == thousands, "{program} has {recorded} instructions, not {number}");
+    }
+    Ok(())
+}
+
+/// All modules in a folder and its folders, but for `mod.rs` and tests.
+fn modules(folder: &FilePath, into: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("mod.rs" | "tests.rs" | "tests") => {}
+            Some(_) if path.is_dir() => modules(&path, into)?,
+            _ => into.push(path),
+        }
+    }
+    Ok(())
+}
+
+/// The part of the tree that begins with this line, up to the next one that is not deeper.
+fn subtree<'a>(tree: &'a str, first: &str) -> Result<HashSet<&'a str>> {
+    let depth = |line: &str| line.len() - line.trim_start().len();
+    let mut lines = tree.lines().skip_while(|line| !line.starts_with(first));
+    let head = lines.next().with_context(|| format!("{first} is not in the tree"))?;
+    let below = lines.take_while(|line| depth(line) > depth(first));
+    let between = |letter: char| letter.is_whitespace() || "/,;()".contains(letter);
+    Ok(std::iter::once(head).chain(below).flat_map(|line| line.split(between)).collect())
+}
+
+#[test]
+fn the_tree_names_every_module() -> Result<()> {
+    let text = read("docs/architecture.md")?;
+    let tree = text.split("```").nth(1).context("no tree")?;
+    let root = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut folders = vec![("dataplane-ebpf/src".to_owned(), "dataplane-ebpf/".to_owned())];
+    for entry in fs::read_dir(root.join("userspace/src"))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The command line has a file for each subcommand, which needs no list.
+        if entry.file_type()?.is_dir() && name != "cli" {
+            folders.push((format!("userspace/src/{name}"), format!("  src/{name}/")));
+        }
+    }
+    for (folder, first) in folders {
+        let named = subtree(tree, &first)?;
+        let mut found = Vec::new();
+        modules(&root.join(&folder), &mut found)?;
+        ensure!(!found.is_empty(), "{folder} is empty");
+        for module in
+            found.iter().filter(|module| !module.components().any(|part| part.as_os_str() == "hooks"))
+        {
+            let name = module.file_name().and_then(|name| name.to_str()).context("no name")?;
+            ensure!(named.contains(name), "the tree of docs/architecture.md lacks {}", module.display());
+        }
     }
     Ok(())
 }

@@ -87,6 +87,7 @@ fn an_isolated_network_has_no_host() -> Result<()> {
         assert!(one.pings("10.15.0.11")? && two.pings("fd00:15::10")?, "members have one another");
         let networks = daemon.json(&["network", "ls"])?;
         assert!(networks[0]["gateway"].is_null() && networks[0]["gateway_v6"].is_null(), "{networks}");
+        assert_eq!(networks[0]["gateway_modes"]["v4"], "isolated", "{networks}");
 
         daemon.rewrite(&isolated_file("nat"))?;
         within(WAIT, "the host is there again", || {

@@ -12,7 +12,6 @@ use crate::{
         client::ask,
         protocol::{Reply, Request},
     },
-    model::Filtering,
     observe::NetworkView,
 };
 
@@ -63,15 +62,7 @@ impl Network {
 }
 
 fn options(network: &NetworkView) -> String {
-    let mut words = Vec::new();
-    words.extend(network.internal.then(|| "internal".to_owned()));
-    words.extend((!network.inter_container).then(|| "isolated-members".to_owned()));
-    words.extend((!network.masquerade).then(|| "no-masquerade".to_owned()));
-    let filters = network.filtering != Filtering::default();
-    words.extend(filters.then(|| format!("filtering={}", network.filtering)));
-    words.extend(
-        network.gateway_modes.by_family().map(|(family, mode)| format!("gateway-mode-{family}={mode}")),
-    );
+    let mut words = network.policy.words();
     words.extend(network.vni.map(|vni| format!("vni={vni}")));
     if words.is_empty() { "-".to_owned() } else { words.join(",") }
 }

@@ -135,7 +135,7 @@ impl Networks {
     /// `gw_priority`, then the first name), as in Docker.
     pub(super) fn publishing(&self, container: &Container) -> Option<&NetworkDraft> {
         let reachable = container.attachments.iter().filter_map(|(name, attachment)| {
-            let draft = self.drafts.get(name).filter(|draft| !draft.network.internal)?;
+            let draft = self.drafts.get(name).filter(|draft| !draft.network.policy.internal)?;
             Some((attachment.gateway_priority, draft))
         });
         // `min_by_key` keeps the first of equals.

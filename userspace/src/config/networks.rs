@@ -13,7 +13,9 @@ use super::{
     located::Located,
     schema, values,
 };
-use crate::model::{Driver, Family, Filtering, GatewayMode, Network, PerFamily, range::default_gateway};
+use crate::model::{
+    Driver, Family, Filtering, GatewayMode, Network, PerFamily, Policy, range::default_gateway,
+};
 
 /// The kernel's `ETH_MIN_MTU`, which is RFC 791's least.
 const LEAST_MTU: u32 = 68;
@@ -63,7 +65,7 @@ impl NetworkDraft {
     /// Whether ports of its containers are ports of the host in some family: they are not in one that is routed.
     pub(super) fn has_host_ports(&self) -> bool {
         let network = &self.network;
-        Family::BOTH.into_iter().any(|family| network.has(family) && !network.is_routed(family))
+        Family::BOTH.into_iter().any(|family| network.has(family) && !network.policy.is_routed(family))
     }
 }
 
@@ -152,16 +154,19 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
     if enable_ipv4 && enable_ipv6 {
         refuse_isolation_of_one_family(&gateway_modes, options, report);
     }
-    let network = Network {
-        driver,
-        gateway_modes,
-        enable_ipv4,
-        enable_ipv6,
-        subnets: subnets.iter().map(|(subnet, _)| subnet.clone()).collect(),
+    let policy = Policy {
         internal,
         inter_container,
         masquerade,
         filtering: options.filtering.as_ref().and_then(|text| filtering(text, report)).unwrap_or_default(),
+        gateway_modes,
+    };
+    let network = Network {
+        driver,
+        enable_ipv4,
+        enable_ipv6,
+        subnets: subnets.iter().map(|(subnet, _)| subnet.clone()).collect(),
+        policy,
         mtu,
         bridge_name: bridge_name.as_ref().map(|(name, _)| name.clone()),
         host_binding: options
@@ -169,7 +174,7 @@ fn read(declared: &schema::Network, at: Position, report: &mut Report) -> Networ
             .as_ref()
             .and_then(|binding| host_binding(binding, report))
             // It is the address of IPv4's host ports, and says nothing where there are none.
-            .filter(|_| enable_ipv4 && gateway_modes.v4 != Some(GatewayMode::Routed)),
+            .filter(|_| enable_ipv4 && !policy.is_routed(Family::V4)),
     };
     NetworkDraft {
         reserved: network.subnets.iter().flat_map(|subnet| &subnet.reserved).copied().collect(),

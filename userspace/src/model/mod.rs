@@ -12,7 +12,7 @@ mod state;
 pub use family::{BeforePort, Family, PerFamily};
 pub use host::{HostSettings, Timeouts, VXLAN_PORT, Xdp};
 pub use mac_address::MacAddress;
-pub use network::{Driver, Filtering, GatewayMode, Network, Subnet};
+pub use network::{Driver, Filtering, GatewayMode, Network, Policy, Subnet};
 pub use protocol::{PerProtocol, Protocol};
 pub use state::{
     Attachment, Container, ContainerNamespace, DesiredState, HostPorts, Peer, PortRange, Publication,

@@ -18,16 +18,8 @@ pub struct Network {
     pub enable_ipv6: bool,
     /// Subnets, at most one for each enabled address family; weft picks one where none is given.
     pub subnets: Vec<Subnet>,
-    /// Nothing but the members and the host itself is reachable.
-    pub internal: bool,
-    /// Containers of this network may talk to one another (`com.docker.network.bridge.enable_icc`).
-    pub inter_container: bool,
-    /// Traffic to the world leaves with the uplink's address (`com.docker.network.bridge.enable_ip_masquerade`).
-    pub masquerade: bool,
-    /// Whom masqueraded containers hear uninvited (`weft.filtering`).
-    pub filtering: Filtering,
-    /// Where it is not `nat` (`com.docker.network.bridge.gateway_mode_ipv4` and `_ipv6`).
-    pub gateway_modes: PerFamily<GatewayMode>,
+    /// Whom its members reach, and who reaches them.
+    pub policy: Policy,
     /// MTU in bytes of the containers' interfaces; `None`: the uplink's, less 50 or 70 bytes for an overlay.
     pub mtu: Option<u32>,
     /// Name of the bridge device (`com.docker.network.bridge.name`); `None`: derived from the network's name.
@@ -45,14 +37,65 @@ impl Network {
         }
     }
 
+    /// The subnet that the user gave it.
+    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
+        self.subnets.iter().find(|subnet| Family::of(subnet.range.ip()) == family)
+    }
+}
+
+/// Whom the members of a network reach, who reaches them, and by which addresses. The default is Docker's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Nothing but the members and the host itself is reachable.
+    pub internal: bool,
+    /// Members may talk to one another (`com.docker.network.bridge.enable_icc`).
+    pub inter_container: bool,
+    /// Traffic to the world leaves with the uplink's address (`com.docker.network.bridge.enable_ip_masquerade`).
+    pub masquerade: bool,
+    /// Whom masqueraded members hear uninvited (`weft.filtering`).
+    pub filtering: Filtering,
+    /// The gateway mode of each family where it is not `nat` (`com.docker.network.bridge.gateway_mode_ipv4` and `_ipv6`).
+    pub gateway_modes: PerFamily<GatewayMode>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            internal: false,
+            inter_container: true,
+            masquerade: true,
+            filtering: Filtering::default(),
+            gateway_modes: PerFamily::default(),
+        }
+    }
+}
+
+impl Policy {
     /// Whether the world knows the members by their own addresses of this family.
     pub fn is_routed(&self, family: Family) -> bool {
         self.gateway_modes.of(family) == Some(&GatewayMode::Routed)
     }
 
-    /// The subnet that the user gave it.
-    pub fn subnet(&self, family: Family) -> Option<&Subnet> {
-        self.subnets.iter().find(|subnet| Family::of(subnet.range.ip()) == family)
+    /// Whether the host has nothing to do with the network.
+    pub fn is_isolated(&self) -> bool {
+        self.gateway_modes.iter().any(|mode| *mode == GatewayMode::Isolated)
+    }
+
+    /// What is not as by default, for people.
+    pub fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for (set, word) in [
+            (self.internal, "internal"),
+            (!self.inter_container, "isolated-members"),
+            (!self.masquerade, "no-masquerade"),
+        ] {
+            words.extend(set.then(|| word.to_owned()));
+        }
+        let filters = self.filtering != Filtering::default();
+        words.extend(filters.then(|| format!("filtering={}", self.filtering)));
+        let modes = self.gateway_modes.by_family();
+        words.extend(modes.map(|(family, mode)| format!("gateway-mode-{family}={mode}")));
+        words
     }
 }
 
@@ -135,4 +178,30 @@ pub struct Subnet {
     pub lease_range: Option<IpNetwork>,
     /// Addresses never leased (`aux_addresses`).
     pub reserved: Vec<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_says_what_is_unusual_in_it() {
+        assert_eq!(Policy::default().words(), Vec::<String>::new());
+        let policy = Policy {
+            internal: true,
+            inter_container: false,
+            masquerade: false,
+            filtering: Filtering::Address,
+            gateway_modes: PerFamily { v4: None, v6: Some(GatewayMode::Isolated) },
+        };
+        let expected = [
+            "internal",
+            "isolated-members",
+            "no-masquerade",
+            "filtering=address",
+            "gateway-mode-ipv6=isolated",
+        ];
+        assert_eq!(policy.words(), expected);
+        assert!(policy.is_isolated() && !Policy::default().is_isolated());
+    }
 }

@@ -11,10 +11,10 @@ use netlink_packet_route::{
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{
-    devices::no_ipv6_address,
     error::{Error, Result},
     handle::Netlink,
     link::{Link, LinkKind},
+    sysctl,
 };
 
 /// Attributes of `tbf` (linux/pkt_sched.h).
@@ -138,8 +138,8 @@ impl DelaySpec {
 const MTU: u32 = 65_535;
 
 impl Netlink {
-    /// Makes a delaying pair or puts it right, its queue as well. Devices of these names that are not weft's are an
-    /// error and stay.
+    /// Makes a delaying pair in the calling thread's namespace, or puts it right, its queue as well. Devices of these names
+    /// that are not weft's are an error and stay.
     pub async fn ensure_delay(&self, spec: &DelaySpec) -> Result<()> {
         let ends = (self.link(&spec.entrance).await?, self.link(&spec.exit).await?);
         if let (Some(entrance), Some(exit)) = &ends
@@ -160,12 +160,11 @@ impl Netlink {
         self.create_link(&operation, spec.create()).await?;
         let (entrance, exit) = (self.expect_link(&spec.entrance).await?, self.expect_link(&spec.exit).await?);
         for link in [&entrance, &exit] {
-            let message = LinkUnspec::new_with_index(link.ifindex).alias(&spec.alias);
-            let message = match no_ipv6_address() {
-                Some(attribute) => message.append_extra_attribute(attribute),
-                None => message,
-            };
-            self.change_link(&format!("configure veth {}", link.name), message.build()).await?;
+            let message = LinkUnspec::new_with_index(link.ifindex).alias(&spec.alias).build();
+            self.change_link(&format!("configure veth {}", link.name), message).await?;
+            // A host that forwards reports on each device that it listens to the routers' group (RFC 4291 section 2.8,
+            // RFC 3810 section 5.2): at the exit that would be packets that nobody has sent in.
+            sysctl::ensure_no_ipv6(&link.name)?;
         }
         // Before the pair is up: nothing passes it without delay.
         if let Err(error) = self.ensure_queue(spec, entrance.ifindex).await {

@@ -1,7 +1,7 @@
 //! What ethtool asks and sets, by its ioctl: name of the driver, and GRO.
 //!
-//! Not by the netlink family of ethtool: the crate for it cannot set features, and a connection to generic netlink for each
-//! container would cost more than these calls.
+//! Not by ethtool's netlink family: it does not tell the driver's name at all, the crate for it (`ethtool` 0.3) only reads
+//! features, and a connection to generic netlink for each container would cost more than these calls.
 
 use std::{
     ffi::CStr,

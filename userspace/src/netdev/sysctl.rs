@@ -124,9 +124,13 @@ pub fn ensure_ipv6_of_bridge(device: &str) -> Result<()> {
     ensure_ipv6(device, &[("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("autoconf", "0")])
 }
 
-/// The host has no part in the IPv6 of a device.
+/// The host has no part in the IPv6 of a device. It has none anyway in a kernel without IPv6.
 pub fn ensure_no_ipv6(device: &str) -> Result<()> {
-    ensure_ipv6(device, &[("disable_ipv6", "1")])
+    let name = of_device(device, "disable_ipv6");
+    match value(&name)?.as_deref() {
+        None | Some("1") => Ok(()),
+        Some(_) => set_value(&name, "1"),
+    }
 }
 
 fn ensure_ipv6(device: &str, settings: &[(&str, &str)]) -> Result<()> {

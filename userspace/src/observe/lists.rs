@@ -28,11 +28,7 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
             gateway_v6: gateway(network, Family::V6),
             bridge: network.bridge.clone(),
             mtu: applied.facts.bridges.get(name).map(|bridge| bridge.mtu),
-            internal: network.internal,
-            inter_container: network.inter_container,
-            masquerade: network.masquerade,
-            filtering: network.filtering,
-            gateway_modes: network.gateway_modes,
+            policy: network.policy,
             vni: network.vni(),
             vxlan: network.vxlan.clone(),
             endpoints: members(applied, name),
@@ -42,7 +38,7 @@ pub fn networks(applied: &Applied) -> Vec<NetworkView> {
 
 /// The host's address in a network.
 fn gateway(network: &ResolvedNetwork, family: Family) -> Option<IpAddr> {
-    network.subnets.of(family).map(|subnet| subnet.gateway).filter(|_| !network.is_isolated())
+    network.subnets.of(family).map(|subnet| subnet.gateway).filter(|_| !network.policy.is_isolated())
 }
 
 fn members(applied: &Applied, network: &str) -> Vec<EndpointView> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Filtering, GatewayMode, MacAddress, PerFamily, PortRange, Protocol, Xdp},
+    model::{MacAddress, Policy, PortRange, Protocol, Xdp},
     providers::file::FileError,
     reconcile::problem::Problem,
 };
@@ -171,16 +171,9 @@ pub struct NetworkView {
     pub bridge: String,
     /// MTU of its devices.
     pub mtu: Option<u32>,
-    /// Reaches nothing but its members and this host.
-    pub internal: bool,
-    /// Members may talk to one another.
-    pub inter_container: bool,
-    /// Traffic to the world is masqueraded.
-    pub masquerade: bool,
-    /// Whom masqueraded members hear uninvited.
-    pub filtering: Filtering,
-    /// The gateway mode of each family where it is not `nat`.
-    pub gateway_modes: PerFamily<GatewayMode>,
+    /// Whom its members reach, and who reaches them.
+    #[serde(flatten)]
+    pub policy: Policy,
     /// VXLAN network identifier.
     pub vni: Option<u32>,
     /// Vxlan device.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::{ports::key, resolved::ResolvedState};
-use crate::model::{BeforePort, Filtering};
+use crate::model::BeforePort;
 
 /// What happens to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,18 +74,7 @@ fn describe(state: &ResolvedState, other: &ResolvedState) -> BTreeMap<String, St
         }
         words.extend(network.vni().map(|vni| format!("vni {vni}")));
         words.extend(network.mtu.map(|mtu| format!("mtu {mtu}")));
-        for (set, word) in [
-            (network.internal, "internal"),
-            (!network.inter_container, "isolated-members"),
-            (!network.masquerade, "no-masquerade"),
-        ] {
-            words.extend(set.then(|| word.to_owned()));
-        }
-        words.extend(
-            network.gateway_modes.by_family().map(|(family, mode)| format!("gateway-mode-{family}={mode}")),
-        );
-        let filters = network.filtering != Filtering::default();
-        words.extend(filters.then(|| format!("filtering={}", network.filtering)));
+        words.extend(network.policy.words());
         words.push(format!("on {}", network.bridge));
         objects.insert(format!("network {name}"), words.join(" "));
     }
@@ -114,7 +103,7 @@ fn describe(state: &ResolvedState, other: &ResolvedState) -> BTreeMap<String, St
 mod tests {
     use super::*;
     use crate::{
-        model::PerFamily,
+        model::{Filtering, PerFamily},
         reconcile::resolved::{ResolvedNetwork, ResolvedSubnet},
     };
 
@@ -127,11 +116,7 @@ mod tests {
                 v4: Some(ResolvedSubnet { range: "10.10.0.0/24".parse().ok()?, gateway: gateway.into() }),
                 v6: None,
             },
-            internal: false,
-            inter_container: true,
-            masquerade: true,
-            filtering: Default::default(),
-            gateway_modes: Default::default(),
+            policy: Default::default(),
             mtu: None,
             bridge: "br-front".into(),
             vxlan: None,
@@ -158,7 +143,7 @@ mod tests {
         );
         let mut open = one.clone();
         for network in open.networks.values_mut() {
-            network.filtering = Filtering::EndpointIndependent;
+            network.policy.filtering = Filtering::EndpointIndependent;
         }
         assert_eq!(
             lines(&one, &open),

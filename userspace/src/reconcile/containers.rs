@@ -299,7 +299,7 @@ fn shape(
         alias: names::endpoint_alias(&id.network, &id.container),
         bridge: bridge.ifindex,
         mtu,
-        isolated: !network.inter_container,
+        isolated: !network.policy.inter_container,
         container_name: endpoint.interface.clone(),
         container_mac_address: endpoint.mac,
         gso_max_size: network.vxlan.is_some().then_some(OVERLAY_GSO_MAX_SIZE),

@@ -94,7 +94,7 @@ async fn ensure_one(
             ensured.ifindex
         }
     };
-    if network.is_isolated() {
+    if network.policy.is_isolated() {
         sysctl::ensure_no_ipv6(&spec.name)?;
     } else if network.subnets.v6.is_some() {
         sysctl::ensure_ipv6_of_bridge(&spec.name)?;
@@ -103,9 +103,9 @@ async fn ensure_one(
     // The client of a port that a member publishes may be another member. The answer is sent to the client's address,
     // which the sender takes for a neighbour's, and neither ARP nor neighbour discovery passes between members that may
     // not talk to one another. So the bridge answers, and what is no answer is dropped with a reason.
-    sysctl::ensure_private_vlan(&spec.name, !network.inter_container)?;
-    if network.subnets.v6.is_some() && !network.is_isolated() {
-        sysctl::ensure_proxy_ndp(&spec.name, !network.inter_container)?;
+    sysctl::ensure_private_vlan(&spec.name, !network.policy.inter_container)?;
+    if network.subnets.v6.is_some() && !network.policy.is_isolated() {
+        sysctl::ensure_proxy_ndp(&spec.name, !network.policy.inter_container)?;
     }
     let (Some(device), Some(vni)) = (&network.vxlan, network.vni()) else { return Ok(changed) };
     let Some(local) = vtep else {
@@ -124,7 +124,7 @@ async fn ensure_one(
         mtu,
         bridge,
         // Members that may not talk to one another may not do so across hosts either.
-        isolated: !network.inter_container,
+        isolated: !network.policy.inter_container,
     };
     if !kernel.link(device).is_some_and(|link| spec.is_satisfied_by(link)) {
         changed |= netlink.ensure_vxlan(&spec).await?.outcome != Outcome::Unchanged;
@@ -138,7 +138,7 @@ async fn ensure_gateway(
     netlink: &Netlink,
     kernel: &Kernel,
 ) -> netdev::Result<bool> {
-    let wanted: Vec<IpNetwork> = match network.is_isolated() {
+    let wanted: Vec<IpNetwork> = match network.policy.is_isolated() {
         true => Vec::new(),
         false => network.subnets.iter().filter_map(ResolvedSubnet::gateway_in_range).collect(),
     };

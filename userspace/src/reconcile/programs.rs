@@ -28,7 +28,7 @@ pub fn ensure_bridges(
 ) {
     for network in state.networks.values() {
         let Some(bridge) = kernel.link(&network.bridge) else { continue };
-        let isolates = if network.is_isolated() {
+        let isolates = if network.policy.is_isolated() {
             dataplane.ensure_tc(&network.bridge, bridge.ifindex, TcProgram::FromBridge).map(drop)
         } else {
             dataplane.detach_program(bridge.ifindex, TcProgram::FromBridge).map(drop)

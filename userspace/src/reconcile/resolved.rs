@@ -11,10 +11,7 @@ use serde::Serialize;
 
 use super::problem::Problem;
 use crate::{
-    model::{
-        BeforePort, Driver, Family, Filtering, GatewayMode, HostSettings, MacAddress, PerFamily, PortRange,
-        Protocol,
-    },
+    model::{BeforePort, Driver, Family, HostSettings, MacAddress, PerFamily, Policy, PortRange, Protocol},
     netdev::{NamespaceIdentity, NamespaceRef},
 };
 
@@ -77,16 +74,8 @@ pub struct ResolvedNetwork {
     pub driver: Driver,
     /// Address ranges.
     pub subnets: PerFamily<ResolvedSubnet>,
-    /// Reaches nothing but its members and the host.
-    pub internal: bool,
-    /// Members may talk to one another.
-    pub inter_container: bool,
-    /// Traffic to the world is masqueraded.
-    pub masquerade: bool,
-    /// Whom masqueraded members hear uninvited.
-    pub filtering: Filtering,
-    /// The gateway mode of each family where it is not `nat`.
-    pub gateway_modes: PerFamily<GatewayMode>,
+    /// Whom its members reach, and who reaches them.
+    pub policy: Policy,
     /// MTU, where the user gave one.
     pub mtu: Option<u32>,
     /// Name of the bridge device.
@@ -115,11 +104,6 @@ impl ResolvedNetwork {
     /// Whether one of its ranges has this address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.subnets.of(Family::of(address)).is_some_and(|subnet| subnet.range.contains(address))
-    }
-
-    /// Whether its host has nothing to do with it.
-    pub fn is_isolated(&self) -> bool {
-        self.gateway_modes.iter().any(|mode| *mode == GatewayMode::Isolated)
     }
 
     /// The VXLAN network identifier of an overlay network.

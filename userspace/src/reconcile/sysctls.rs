@@ -23,7 +23,7 @@ pub fn scope(namespace_cookie: u64) -> SysctlScope {
 }
 
 /// Forgets earlier values that belong to another boot or namespace, and records in the leases that forwarding is to be
-/// switched on if this is the first start here. Afterwards `ip_forward` is the administrator's (S2).
+/// switched on if this is the first start here. Afterwards `ip_forward` is the administrator's.
 ///
 /// Answers whether [`switch_forwarding_on`] is due, once the leases are kept.
 pub fn first_start(leases: &mut Leases, namespace_cookie: u64) -> netdev::Result<bool> {

@@ -84,22 +84,23 @@ fn mac(mac: model::MacAddress) -> MacAddress {
 }
 
 fn network_flags(network: &ResolvedNetwork, facts: &KernelFacts) -> u32 {
-    let modes = network.gateway_modes;
+    let policy = &network.policy;
+    let modes = policy.gateway_modes;
     let is_unprotected = |mode| mode == Some(GatewayMode::NatUnprotected);
     // Unprotected and without masquerade the containers leave as they are known.
-    let is_routed = |mode| mode == Some(GatewayMode::Routed) || is_unprotected(mode) && !network.masquerade;
+    let is_routed = |mode| mode == Some(GatewayMode::Routed) || is_unprotected(mode) && !policy.masquerade;
     let of_network: u32 = [
-        (network.internal, flags::INTERNAL),
-        (network.inter_container, flags::INTER_CONTAINER),
-        (network.masquerade, flags::MASQUERADE),
+        (policy.internal, flags::INTERNAL),
+        (policy.inter_container, flags::INTER_CONTAINER),
+        (policy.masquerade, flags::MASQUERADE),
         (is_routed(modes.v4), flags::ROUTED),
         (is_routed(modes.v6), flags::ROUTED_V6),
         (is_unprotected(modes.v4), flags::UNPROTECTED),
         (is_unprotected(modes.v6), flags::UNPROTECTED_V6),
-        (network.is_isolated(), flags::ISOLATED),
+        (policy.is_isolated(), flags::ISOLATED),
         (network.vxlan.is_some(), flags::OVERLAY),
-        (network.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),
-        (network.filtering == Filtering::EndpointIndependent, flags::FILTER_ENDPOINT_INDEPENDENT),
+        (policy.filtering == Filtering::Address, flags::FILTER_ADDRESS_DEPENDENT),
+        (policy.filtering == Filtering::EndpointIndependent, flags::FILTER_ENDPOINT_INDEPENDENT),
     ]
     .into_iter()
     .filter_map(|(set, flag)| set.then_some(flag))

@@ -21,8 +21,9 @@ pub fn ensure(
 ) {
     for uplink in uplinks {
         let wanted = wanted.get(&uplink.name).copied().unwrap_or_default();
+        // tc serves it all the same: rounds need not be whole ones for as long as a driver has no XDP.
         let mut problem = |error: String| {
-            problems.push(Problem::new(format!("uplink {}", uplink.name), format!("XDP: {error}")));
+            problems.push(Problem::of_itself(format!("uplink {}", uplink.name), format!("XDP: {error}")));
         };
         let (native, reason) = match wanted {
             Xdp::On => match dataplane.ensure_xdp(uplink.ifindex) {

@@ -227,6 +227,10 @@ fn sysctls_are_read_and_written_whole() -> Result<()> {
         assert!(sysctl::ip_local_reserved_ports()?.is_empty());
         std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 50001")?;
         assert_eq!(sysctl::ip_local_port_range()?, PortRange { first: 40000, last: 50001 });
+        sysctl::ensure_no_ipv6("lo")?;
+        assert_eq!(run("sysctl -n net.ipv6.conf.lo.disable_ipv6")?.trim(), "1");
+        // As in a kernel without IPv6: there is no such setting, and nothing to be done.
+        sysctl::ensure_no_ipv6("none")?;
         // Threads started here are in this namespace, too.
         assert!(outside.join().is_ok_and(|ports| ports.is_ok()));
         Ok(())

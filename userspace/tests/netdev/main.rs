@@ -2,6 +2,7 @@
 //!
 //! What weft did is checked with `ip` and `bridge`, and what it must mend is broken with them. Needs root.
 
+mod delay;
 mod host;
 mod monitor;
 mod tunnel;

@@ -5,7 +5,7 @@ use std::{error::Error, net::IpAddr, path::Path, time::Duration};
 use super::{super::load, Loaded, parse_one};
 use crate::model::{
     Attachment, Container, ContainerNamespace, Driver, Filtering, HostPorts, MacAddress, Network, Peer,
-    PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Xdp,
+    Policy, PortRange, Protocol, Publication, RemoteEndpoint, Subnet, Xdp,
 };
 
 pub(super) type Outcome = Result<(), Box<dyn Error>>;
@@ -30,11 +30,13 @@ fn the_example_of_the_repository() -> Outcome {
         enable_ipv6: false,
         driver: Driver::Bridge,
         subnets: Vec::new(),
-        internal: false,
-        inter_container: true,
-        masquerade: true,
-        filtering: Filtering::AddressAndPort,
-        gateway_modes: Default::default(),
+        policy: Policy {
+            internal: false,
+            inter_container: true,
+            masquerade: true,
+            filtering: Filtering::AddressAndPort,
+            gateway_modes: Default::default(),
+        },
         mtu: None,
         bridge_name: None,
         host_binding: None,
@@ -48,7 +50,7 @@ fn the_example_of_the_repository() -> Outcome {
         subnets: subnet("10.20.0.0/24", None)?,
         ..plain.clone()
     };
-    let back = Network { internal: true, ..plain };
+    let back = Network { policy: Policy { internal: true, ..plain.policy }, ..plain };
     let networks = [("back", back), ("front", front), ("mesh", mesh)];
     assert!(state.networks.iter().map(|(name, network)| (name.as_str(), network.clone())).eq(networks));
 
@@ -172,11 +174,13 @@ services:
                 lease_range: Some("10.10.0.128/25".parse()?),
                 reserved: vec!["10.10.0.9".parse()?],
             }],
-            internal: false,
-            inter_container: false,
-            masquerade: false,
-            filtering: Filtering::Address,
-            gateway_modes: Default::default(),
+            policy: Policy {
+                internal: false,
+                inter_container: false,
+                masquerade: false,
+                filtering: Filtering::Address,
+                gateway_modes: Default::default(),
+            },
             mtu: Some(1400),
             bridge_name: Some("br-front".to_owned()),
             host_binding: Some("192.0.2.1".parse()?),

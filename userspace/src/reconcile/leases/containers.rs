@@ -225,7 +225,7 @@ fn default_network<'a>(
     container
         .attachments
         .iter()
-        .filter(|(name, _)| networks.get(*name).is_some_and(|network| !network.internal))
+        .filter(|(name, _)| networks.get(*name).is_some_and(|network| !network.policy.internal))
         .min_by_key(|(name, attachment)| (std::cmp::Reverse(attachment.gateway_priority), name.as_str()))
         .map(|(name, _)| name.as_str())
 }

@@ -88,7 +88,7 @@ pub(super) fn resolve_one(
     let network = desired.networks.get(&endpoint.network);
     let host_binding = network.and_then(|network| network.host_binding);
     let host_address = publication.host_address.or(host_binding);
-    let is_routed = |family| network.is_some_and(|network| network.is_routed(family));
+    let is_routed = |family| network.is_some_and(|network| network.policy.is_routed(family));
     let (routed, targets): (Vec<_>, Vec<_>) = targets(host_address, resolved)?
         .into_iter()
         .partition(|(_, address)| is_routed(Family::of(*address)));

@@ -1,4 +1,4 @@
-//! Subnets for networks that name none (S1).
+//! Subnets for networks that name none.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

@@ -28,11 +28,7 @@ fn network(subnet: Option<&str>) -> Network {
         enable_ipv4: true,
         enable_ipv6: false,
         subnets: subnets.into_iter().collect(),
-        internal: false,
-        inter_container: true,
-        masquerade: true,
-        filtering: Default::default(),
-        gateway_modes: Default::default(),
+        policy: Default::default(),
         mtu: None,
         bridge_name: None,
         host_binding: None,
@@ -236,7 +232,7 @@ fn the_default_route_follows_docker() {
         &[("web", &["a", "b", "c"])],
     );
     if let Some(a) = desired.networks.get_mut("a") {
-        a.internal = true;
+        a.policy.internal = true;
     }
     let default = |desired: &DesiredState| -> Vec<String> {
         let state = resolve(desired, &mut Leases::new(1), &facts());

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Attachment, Driver, MacAddress, Network, PortRange, Protocol, Publication, Subnet},
+    model::{Attachment, Driver, MacAddress, Network, Policy, PortRange, Protocol, Publication, Subnet},
     netdev::{NamespaceIdentity, NamespaceRef},
     reconcile::{
         facts::{DeviceFact, KernelFacts},
@@ -148,11 +148,7 @@ fn network(number: usize) -> Network {
         // With a leased subnet.
         enable_ipv6: number != 0,
         subnets: vec![subnet],
-        internal: number == 0,
-        inter_container: true,
-        masquerade: true,
-        filtering: Default::default(),
-        gateway_modes: Default::default(),
+        policy: Policy { internal: number == 0, ..Policy::default() },
         mtu: None,
         bridge_name: None,
         host_binding: None,
@@ -281,7 +277,7 @@ fn compare(rounds: Vec<Vec<Step>>) -> Result<usize, TestCaseError> {
                 }
                 Step::Internal { network } => {
                     if let Some(network) = desired.networks.get_mut(NETWORKS[network]) {
-                        network.internal = !network.internal;
+                        network.policy.internal = !network.policy.internal;
                     }
                 }
                 Step::Network { network: number } => {
