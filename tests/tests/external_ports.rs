@@ -38,9 +38,7 @@ fn try_packet(nat: &Nat, from: &Station, packet: &Packet) -> Result<Option<u16>>
 
 /// Whether some socket has this external port.
 fn is_held(nat: &Nat, port: u16) -> Result<bool> {
-    let map = nat.it.daemon.bpf_dir().join("v1/maps/mappings");
-    let dump = nat.it.host.check(&format!("bpftool -j map dump pinned {}", map.display()))?;
-    let mappings: Vec<serde_json::Value> = serde_json::from_str(&dump)?;
+    let mappings = common::entries(&nat.it.host, &nat.it.daemon, "mappings")?;
     Ok(mappings.iter().any(|mapping| mapping["formatted"]["value"]["port"] == port))
 }
 

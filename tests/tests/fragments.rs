@@ -10,20 +10,33 @@ use common::{
     fragments::{COUNT, Fragments},
     within,
 };
+use tests::Namespace;
 
 #[test]
 fn fragments_pass_in_every_order() -> Result<()> {
     let it = OneHost::new("frags")?;
     let tool = Fragments::new(&it.lab)?;
-    tool.exchange(&it.web, &it.client, "192.0.2.100", (9001, 9001))?;
-    ensure!(it.packets("fragment_waits")? > 0, "nothing waited");
-    tool.exchange(&it.client, &it.web, "192.0.2.1", (5353, 53))?;
-    tool.exchange(&it.other, &it.web, "192.0.2.1", (5353, 53))?;
-    tool.exchange(&it.shop, &it.web, "10.10.0.10", (53, 53))?;
-    tool.exchange(&it.host, &it.web, "10.10.0.10", (53, 53))?;
-    for order in ["012", "210", "120", "22110"] {
+    // Where one was lost: in weft, or in the stack of either end.
+    let told = |from: &Namespace, to: &Namespace| -> Result<String> {
+        let counters = "nstat -asz IpReasm* UdpIn*Errors IcmpIn*Errors | grep -v ' 0  '";
+        let [near, far] = [from.run(counters)?.stdout, to.run(counters)?.stdout];
+        Ok(format!("dropped: {}\n{}: {near}\n{}: {far}", it.drops("fragment")?, from.name(), to.name()))
+    };
+    for (from, to, address, ports) in [
+        (&*it.web, &*it.client, "192.0.2.100", (9001, 9001)),
+        (&it.client, &it.web, "192.0.2.1", (5353, 53)),
+        (&it.other, &it.web, "192.0.2.1", (5353, 53)),
+        (&it.shop, &it.web, "10.10.0.10", (53, 53)),
+        (&it.host, &it.web, "10.10.0.10", (53, 53)),
+    ] {
+        if let Err(lost) = tool.exchange(from, to, address, ports) {
+            return Err(lost.context(told(from, to)?));
+        }
+        ensure!(it.packets("fragment_waits")? > 0, "nothing waited");
+    }
+    for order in ["012", "210", "120", "2210"] {
         let answered = tool.ping(&it.web, "192.0.2.100", order, COUNT)?;
-        ensure!(answered == COUNT, "echo in order {order}: {answered}");
+        ensure!(answered == COUNT, "echo in order {order}: {answered}, {}", told(&it.web, &it.client)?);
     }
     ensure!(it.drops("fragment")? == 0, "{} dropped", it.drops("fragment")?);
     it.lab.finish()

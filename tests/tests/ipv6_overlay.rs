@@ -5,12 +5,10 @@ mod common;
 use anyhow::Result;
 use common::{
     bulk, datagrams, drops,
-    fragments::{Fragments, ORDERS},
+    overlay::{MACS, carries, carries_fragments},
     packets, within,
 };
 use tests::{Container, Daemon, Host, Lab};
-
-const MACS: [&str; 2] = ["02:42:0a:14:00:05", "02:42:0a:14:00:06"];
 
 /// What the tunnels run over.
 #[derive(Clone, Copy)]
@@ -99,20 +97,9 @@ fn everything_passes(it: &Overlay, over: Underlay) -> Result<()> {
     assert!(c0.ip("link show dev eth0")?.contains(&format!("mtu {}", over.mtu)));
 
     for (from, to, address) in [(c0, c1, "[fd00:20::6]"), (c1, c0, "[fd00:20::5]"), (c0, c1, "10.20.0.6")] {
-        let before = it.hosts[0].interface("eth0")?;
-        bulk(from, to, &format!("{address}:9000"), 9000, 100_000_003)?;
-        let after = it.hosts[0].interface("eth0")?;
-        let packets = after.tx.packets + after.rx.packets - before.tx.packets - before.rx.packets;
-        assert!(packets < 30_000, "{packets} packets for 100 MB to {address}");
-        for (port, size, segments) in [(9001, 1300, 1), (9002, 1300, 40), (9003, 24, 1)] {
-            datagrams(from, to, &format!("{address}:{port}"), port, (4000, size, segments))?;
-        }
+        carries(&it.hosts[0], from, to, address, 1300)?;
     }
-    let tool = Fragments::new(&it.lab)?;
-    for order in ORDERS {
-        let _server = tool.answer(c1, 53, order)?;
-        assert_eq!(tool.ask(c0, "fd00:20::6", 53, order, 5)?, 10, "order {order}");
-    }
+    carries_fragments(&it.lab, c0, c1, "fd00:20::6")?;
     for container in &it.containers {
         assert_eq!(container.checksum_errors()?, 0);
     }

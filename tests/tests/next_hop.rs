@@ -5,37 +5,18 @@ mod common;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use common::{Family, LIMIT, ONE_HOST, OneHost, within};
-use serde_json::Value;
+use common::{
+    Family, LIMIT, ONE_HOST, OneHost,
+    next_hop::{self, OTHER_MAC, change_mac, mac},
+    within,
+};
 use tests::{Host, lab::namespace::labtool_result};
 
 /// The flows run for four.
 const WAIT: Duration = Duration::from_secs(3);
-const OTHER_MAC: &str = "02:00:00:00:aa:99";
 
-/// MAC addresses that flows leave to.
 fn next_hops(it: &OneHost) -> Result<Vec<String>> {
-    let bpf = it.daemon.bpf_dir().display();
-    let dump = it.host.check(&format!("bpftool -j map dump pinned {bpf}/v1/maps/flows"))?;
-    let flows: Vec<Value> = serde_json::from_str(&dump)?;
-    let octets = |flow: &Value| -> Option<String> {
-        let octets = flow["formatted"]["value"]["next_hop"]["destination"]["octets"].as_array()?;
-        let octets: Option<Vec<u64>> = octets.iter().map(Value::as_u64).collect();
-        Some(octets?.iter().map(|octet| format!("{octet:02x}")).collect::<Vec<_>>().join(":"))
-    };
-    flows.iter().map(|flow| octets(flow).with_context(|| format!("no next hop in {flow}"))).collect()
-}
-
-fn mac(host: &Host) -> Result<String> {
-    let links: Value = serde_json::from_str(&host.ip("-j link show dev eth0")?)?;
-    Ok(links[0]["address"].as_str().context("no address")?.to_owned())
-}
-
-/// The other end gets another MAC address, and tells its link.
-fn change_mac(host: &Host) -> Result<()> {
-    host.check("sysctl -qw net.ipv4.conf.eth0.arp_notify=1 net.ipv6.conf.eth0.ndisc_notify=1")?;
-    host.ip(&format!("link set dev eth0 address {OTHER_MAC}"))?;
-    Ok(())
+    next_hop::of_flows(&it.host, &it.daemon)
 }
 
 /// Out of the container and back in through a published port: whoever opened the flow, its packets leave alike.

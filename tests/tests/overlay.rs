@@ -7,73 +7,19 @@ use std::time::Duration;
 use anyhow::Result;
 use common::{
     LIMIT, bulk, datagrams, drops,
-    fragments::{Fragments, ORDERS},
+    fragments::ORDERS,
+    next_hop,
+    overlay::{MACS, Overlay, carries, carries_fragments, file},
     packets, within,
 };
-use tests::{Container, Daemon, Host, Lab, lab::namespace::labtool_result};
-
-struct Overlay {
-    lab: Lab,
-    hosts: [Host; 2],
-    containers: [Container; 2],
-    daemons: [Daemon; 2],
-    client: Host,
-}
-
-const MACS: [&str; 2] = ["02:42:0a:14:00:05", "02:42:0a:14:00:06"];
-
-fn file(own: usize, more_peers: &str) -> String {
-    let peer = 1 - own;
-    format!(
-        r#"
-networks:
-  mesh:
-    driver: overlay
-    driver_opts: {{ com.docker.network.driver.overlay.vxlanid_list: "4097" }}
-    ipam: {{ config: [ {{ subnet: 10.20.0.0/24 }} ] }}
-services:
-  c{own}:
-    networks: {{ mesh: {{ ipv4_address: 10.20.0.{address}, mac_address: "{mac}" }} }}
-    x-weft: {{ netns: c{own} }}
-x-weft:
-  uplinks: [ eth0 ]
-  vtep: 192.0.2.{vtep}
-  peers:
-    - {{ vtep: 192.0.2.{peer_vtep}, network: mesh, endpoints: [ {{ name: c{peer}, ipv4_address: 10.20.0.{peer_address}, mac_address: "{peer_mac}" }} ] }}
-{more_peers}
-"#,
-        address = own + 5,
-        mac = MACS[own],
-        vtep = own + 1,
-        peer_vtep = peer + 1,
-        peer_address = peer + 5,
-        peer_mac = MACS[peer],
-    )
-}
-
-impl Overlay {
-    fn new(title: &str, more_peers: &str) -> Result<Self> {
-        let lab = Lab::new(title)?;
-        let wire = lab.segment("192.0.2.0/24")?;
-        let a = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
-        let b = lab.host("b")?.on(&wire, "192.0.2.2/24")?.default_via("192.0.2.100")?;
-        let client = lab.host("client")?.on(&wire, "192.0.2.100/24")?;
-        let containers = [a.container("c0")?, b.container("c1")?];
-        let daemons = [a.weft(&file(0, more_peers))?, b.weft(&file(1, ""))?];
-        Ok(Self { lab, hosts: [a, b], containers, daemons, client })
-    }
-}
+use tests::{Container, Lab, lab::namespace::labtool_result};
 
 /// Fragments of the inner network pass by themselves, and each is encapsulated whole.
 #[test]
 fn fragments_in_every_order() -> Result<()> {
-    let it = Overlay::new("ofrags", "")?;
+    let it = Overlay::new("ofrags")?;
     let [c0, c1] = &it.containers;
-    let tool = Fragments::new(&it.lab)?;
-    for order in ORDERS {
-        let _server = tool.answer(c1, 53, order)?;
-        assert_eq!(tool.ask(c0, "10.20.0.6", 53, order, 5)?, 10, "order {order}");
-    }
+    carries_fragments(&it.lab, c0, c1, "10.20.0.6")?;
     let through = packets(&it.daemons[0], "encapsulate")?;
     assert!(through >= 10 * ORDERS.iter().map(|order| order.len() as u64).sum::<u64>(), "{through}");
     it.lab.finish()
@@ -82,7 +28,7 @@ fn fragments_in_every_order() -> Result<()> {
 /// S13: containers on two hosts ping each other; VXLAN between the hosts and nothing else; the world through each host.
 #[test]
 fn s13_two_hosts() -> Result<()> {
-    let it = Overlay::new("s13", "")?;
+    let it = Overlay::new("s13")?;
     let [c0, c1] = &it.containers;
     let wire = common::capture(
         &it.hosts[1],
@@ -110,18 +56,10 @@ fn s13_two_hosts() -> Result<()> {
 /// Bulk data in both directions: every byte arrives, no checksum is wrong, a 64 KiB segment is one pass.
 #[test]
 fn bulk_through_the_tunnel() -> Result<()> {
-    let it = Overlay::new("bulk", "")?;
+    let it = Overlay::new("bulk")?;
     let [c0, c1] = &it.containers;
     for (from, to, address) in [(c0, c1, "10.20.0.6"), (c1, c0, "10.20.0.5")] {
-        let before = it.hosts[0].interface("eth0")?;
-        bulk(from, to, &format!("{address}:9000"), 9000, 200_000_003)?;
-        // GSO is kept: 200 MB are far fewer packets on the uplink than segments of 1,450 bytes.
-        let after = it.hosts[0].interface("eth0")?;
-        let packets = after.tx.packets + after.rx.packets - before.tx.packets - before.rx.packets;
-        assert!(packets < 60_000, "{packets} packets for 200 MB");
-        for (port, size, segments) in [(9001, 1400, 1), (9002, 1400, 40), (9003, 64, 1)] {
-            datagrams(from, to, &format!("{address}:{port}"), port, (4000, size, segments))?;
-        }
+        carries(&it.hosts[0], from, to, address, 1400)?;
     }
     for container in &it.containers {
         assert_eq!(container.checksum_errors()?, 0);
@@ -138,7 +76,7 @@ fn s17_a_kernel_peer() -> Result<()> {
     let a = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
     let kernel = lab.host("k")?.on(&wire, "192.0.2.3/24")?;
     let c0 = a.container("c0")?;
-    let daemon = a.weft(&file(0, peer))?;
+    let daemon = a.weft(&(file(0) + peer))?;
     kernel.ip(
         "link add vx address 02:42:0a:14:00:09 type vxlan id 4097 dstport 4789 local 192.0.2.3 nolearning",
     )?;
@@ -159,7 +97,7 @@ fn s17_a_kernel_peer() -> Result<()> {
 /// VXLAN for our network from a host that is no peer is dropped, whatever it carries.
 #[test]
 fn strangers_are_kept_out() -> Result<()> {
-    let it = Overlay::new("stranger", "")?;
+    let it = Overlay::new("stranger")?;
     let stranger = &it.client;
     stranger.ip("link add vx type vxlan id 4097 dstport 4789 local 192.0.2.100 nolearning")?;
     stranger.ip("link set vx mtu 1450 up")?;
@@ -176,17 +114,17 @@ fn strangers_are_kept_out() -> Result<()> {
 /// Broadcast takes the slow path to every member, and a peer that leaves the file is forgotten.
 #[test]
 fn broadcast_and_a_leaving_peer() -> Result<()> {
-    let it = Overlay::new("broadcast", "")?;
+    let it = Overlay::new("broadcast")?;
     let [c0, c1] = &it.containers;
     let mut listener = common::capture(c1, 5, "dst host 10.20.0.255")?;
     c0.run("ping -b -c 3 -i 0.2 -W 1 10.20.0.255")?;
     assert!(listener.wait(LIMIT)?.ok(), "the broadcast came through the vxlan device");
     let alone =
-        file(0, "").lines().filter(|line| !line.contains("vtep: 192.0.2.2")).collect::<Vec<_>>().join("\n");
+        file(0).lines().filter(|line| !line.contains("vtep: 192.0.2.2")).collect::<Vec<_>>().join("\n");
     let alone = alone.replace("  peers:", "");
     it.daemons[0].rewrite(&alone)?;
     within(Duration::from_secs(3), "the peer is forgotten", || Ok(!c0.pings("10.20.0.6")?))?;
-    it.daemons[0].rewrite(&file(0, ""))?;
+    it.daemons[0].rewrite(&file(0))?;
     within(Duration::from_secs(3), "and known again", || c0.pings("10.20.0.6"))?;
     it.lab.finish()
 }
@@ -195,9 +133,9 @@ fn broadcast_and_a_leaving_peer() -> Result<()> {
 #[test]
 fn a_peer_with_the_own_address_is_ignored() -> Result<()> {
     let own = r#"    - { vtep: 192.0.2.1, network: mesh, endpoints: [ { name: self, ipv4_address: 10.20.0.77, mac_address: "02:42:0a:14:00:4d" } ] }"#;
-    let it = Overlay::new("self", "")?;
+    let it = Overlay::new("self")?;
     // With `vtep` in the file this is an error of the file; here it is the uplink's address.
-    it.daemons[0].rewrite(&file(0, own).replace("  vtep: 192.0.2.1\n", ""))?;
+    it.daemons[0].rewrite(&(file(0) + own).replace("  vtep: 192.0.2.1\n", ""))?;
     let problems = || Ok::<_, anyhow::Error>(it.daemons[0].json(&["status"])?["problems"].to_string());
     within(Duration::from_secs(3), "it is named", || {
         Ok(problems()?.contains("\"peer 192.0.2.1\"") && problems()?.contains("this host itself"))
@@ -206,12 +144,9 @@ fn a_peer_with_the_own_address_is_ignored() -> Result<()> {
     let forwarding = host.check("bridge fdb show dev vx-mesh")?;
     assert!(forwarding.contains("dst 192.0.2.2") && !forwarding.contains("dst 192.0.2.1 "), "{forwarding}");
     assert!(!host.ip("neigh show dev br-mesh")?.contains("10.20.0.77"));
-    let bpf = it.daemons[0].bpf_dir().display();
-    for map in ["peers", "remotes", "vxlan"] {
-        let entries = host.check(&format!("bpftool -j map dump pinned {bpf}/v1/maps/{map}"))?;
-        let entries: serde_json::Value = serde_json::from_str(&entries)?;
-        let expected = if map == "vxlan" { 2 } else { 1 };
-        assert_eq!(entries.as_array().map(Vec::len), Some(expected), "{map}: {entries}");
+    for (map, expected) in [("peers", 1), ("remotes", 1), ("vxlan", 2)] {
+        let entries = common::entries(host, &it.daemons[0], map)?;
+        assert_eq!(entries.len(), expected, "{map}: {entries:?}");
     }
     assert!(it.containers[0].pings("10.20.0.6")?, "the other peer is served");
     it.lab.finish()
@@ -224,7 +159,7 @@ fn one_failing_entry_does_not_stop_the_others() -> Result<()> {
     let wire = lab.segment("192.0.2.0/24")?;
     let host = lab.host("a")?.on(&wire, "192.0.2.1/24")?.default_via("192.0.2.100")?;
     let container = host.container("c0")?;
-    let text = file(0, "").replace("services:\n", "  other:\n    driver: overlay\n    driver_opts: { com.docker.network.driver.overlay.vxlanid_list: \"4098\" }\n    ipam: { config: [ { subnet: 10.30.0.0/24 } ] }\nservices:\n")
+    let text = file(0).replace("services:\n", "  other:\n    driver: overlay\n    driver_opts: { com.docker.network.driver.overlay.vxlanid_list: \"4098\" }\n    ipam: { config: [ { subnet: 10.30.0.0/24 } ] }\nservices:\n")
         + "    - { vtep: 192.0.2.3, network: other, endpoints: [ { name: o, ipv4_address: 10.30.0.6, mac_address: \"02:42:0a:1e:00:06\" } ] }\n";
     let mut daemon = host.weft(&text)?;
     daemon.kill9();
@@ -258,7 +193,7 @@ fn isolated_members_are_so_across_hosts() -> Result<()> {
     let b = lab.host("b")?.on(&wire, "192.0.2.2/24")?.default_via("192.0.2.100")?;
     let (c0, c1) = (a.container("c0")?, b.container("c1")?);
     // Only one side says so: each must keep its own members apart, whatever the other does.
-    let open = |own| file(own, "");
+    let open = |own| file(own);
     let closed = |own| {
         open(own)
             .replace("driver_opts: { ", "driver_opts: { com.docker.network.bridge.enable_icc: \"false\", ")
@@ -299,14 +234,16 @@ fn isolated_members_are_so_across_hosts() -> Result<()> {
 /// The next hop towards a peer is remembered, and asked for anew once a second.
 #[test]
 fn a_peer_with_another_mac_is_followed() -> Result<()> {
-    let it = Overlay::new("peermac", "")?;
+    let it = Overlay::new("peermac")?;
     let [here, there] = &it.containers;
     let _echo = there.serve_echo(7)?;
     let mut flow = here.start_labtool("udp-ping 10.20.0.6:7 --count 2000 --interval-us 2000")?;
-    std::thread::sleep(Duration::from_millis(1500));
-    it.hosts[1].check("sysctl -qw net.ipv4.conf.eth0.arp_notify=1")?;
-    it.hosts[1].ip("link set dev eth0 address 02:00:00:00:aa:99")?;
+    let remembered = || next_hop::of_peers(&it.hosts[0], &it.daemons[0]);
+    let before = next_hop::mac(&it.hosts[1])?;
+    within(Duration::from_secs(3), "it is remembered", || Ok(remembered()? == [before.as_str()]))?;
+    next_hop::change_mac(&it.hosts[1])?;
     let report = labtool_result(&mut flow, LIMIT)?;
     assert!(report["longest_silence_ms"].as_u64().is_some_and(|silence| silence < 1500), "{report}");
+    assert_eq!(remembered()?, [next_hop::OTHER_MAC], "it has changed");
     it.lab.finish()
 }

@@ -5,15 +5,24 @@ mod common;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use common::{Family, ONE_HOST, OneHost, bulk, number, packets, within};
+use common::{
+    Family, ONE_HOST, OneHost, bulk, number,
+    overlay::{self, Overlay},
+    packets, within,
+};
 use serde_json::Value;
-use tests::{Lab, Namespace};
+use tests::Namespace;
 
 const WAIT: Duration = Duration::from_secs(10);
 
-/// [`ONE_HOST`] with this mode of XDP on its uplink.
+/// A file with this mode of XDP on its uplink.
+fn by_xdp(file: &str, mode: &str) -> String {
+    file.replace("uplinks: [ eth0 ]", &format!("uplinks: [ {{ name: eth0, xdp: {mode} }} ]"))
+}
+
+/// [`ONE_HOST`] likewise.
 fn file(mode: &str) -> String {
-    ONE_HOST.replace("uplinks: [ eth0 ]", &format!("uplinks: [ {{ name: eth0, xdp: {mode} }} ]"))
+    by_xdp(ONE_HOST, mode)
 }
 
 /// Whether the sockets of a namespace leave checksums to the NIC: then a veth brings packets without.
@@ -141,58 +150,27 @@ fn tcp_is_as_without() -> Result<()> {
 
 #[test]
 fn frames_of_a_tunnel_go_by_xdp() -> Result<()> {
-    let lab = Lab::new("xdpvx")?;
-    let wire = lab.segment("192.0.2.0/24")?;
-    let macs = ["02:42:0a:14:00:05", "02:42:0a:14:00:06"];
-    let (mut hosts, mut containers, mut daemons) = (Vec::new(), Vec::new(), Vec::new());
-    for own in 0..2 {
-        let (peer, vtep) = (1 - own, format!("192.0.2.{}", own + 1));
-        let host = lab.host(["a", "b"][own])?.on(&wire, &format!("{vtep}/24"))?;
-        containers.push(host.container(&format!("c{own}"))?);
-        daemons.push(host.weft(&format!(
-            r#"
-networks:
-  mesh:
-    driver: overlay
-    driver_opts: {{ com.docker.network.driver.overlay.vxlanid_list: "4097" }}
-    ipam: {{ config: [ {{ subnet: 10.20.0.0/24 }} ] }}
-services:
-  c{own}:
-    networks: {{ mesh: {{ ipv4_address: 10.20.0.{}, mac_address: "{}" }} }}
-    x-weft: {{ netns: c{own} }}
-x-weft:
-  uplinks: [ {{ name: eth0, xdp: on }} ]
-  vtep: {vtep}
-  peers:
-    - {{ vtep: 192.0.2.{}, network: mesh, endpoints: [ {{ name: c{peer}, ipv4_address: 10.20.0.{}, mac_address: "{}" }} ] }}
-"#,
-            own + 5,
-            macs[own],
-            peer + 1,
-            peer + 5,
-            macs[peer],
-        ))?);
-        hosts.push(host);
-    }
-    let _server = containers[1].serve_echo(7)?;
+    let it = Overlay::of("xdpvx", |own| by_xdp(&overlay::file(own), "on"))?;
+    let [c0, c1] = &it.containers;
+    let _server = c1.serve_echo(7)?;
     for (on, size) in [(false, 64), (false, 1400), (true, 64)] {
-        for container in &containers {
+        for container in &it.containers {
             offload(container, on)?;
         }
-        let before = packets(&daemons[1], "xdp")?;
-        echo(&containers[0], "10.20.0.6:7", size)?;
-        let by_xdp = packets(&daemons[1], "xdp")? - before;
+        let before = packets(&it.daemons[1], "xdp")?;
+        echo(c0, "10.20.0.6:7", size)?;
+        let by_xdp = packets(&it.daemons[1], "xdp")? - before;
         // The first of them may go through the vxlan device while neighbours are asked for.
         assert!(
             if on { by_xdp <= 1 } else { by_xdp >= COUNT - 5 },
             "{by_xdp} of {COUNT} by XDP, offload {on}"
         );
-        bulk(&containers[0], &containers[1], "10.20.0.6:9000", 9000, 20_000_003)?;
+        bulk(c0, c1, "10.20.0.6:9000", 9000, 20_000_003)?;
     }
-    for container in &containers {
+    for container in &it.containers {
         assert_eq!(container.checksum_errors()?, 0);
     }
-    lab.finish()
+    it.lab.finish()
 }
 
 /// Nobody notices when the daemon is killed, and what its successor has attached is what was there.
@@ -276,12 +254,16 @@ fn without_native_support_tc_serves() -> Result<()> {
         Ok(named && uplink["xdp"]["mode"] == "none" && reason.contains(words))
     };
     // A bridge, as on many a virtual machine host.
-    it.host.ip("link add up0 type bridge stp_state 0")?;
-    it.host.ip("address flush dev eth0")?;
-    it.host.ip("link set eth0 master up0")?;
-    it.host.ip("address add 192.0.2.1/24 dev up0")?;
-    it.host.ip("link set up0 up")?;
-    it.host.ip("route add default via 192.0.2.100")?;
+    for words in [
+        "link add up0 type bridge stp_state 0",
+        "address flush dev eth0",
+        "link set eth0 master up0",
+        "address add 192.0.2.1/24 dev up0",
+        "link set up0 up",
+        "route add default via 192.0.2.100",
+    ] {
+        it.host.ip(words)?;
+    }
     it.daemon.rewrite(&file("on").replace("name: eth0", "name: up0"))?;
     within(WAIT, "it says so", || problem("uplink up0", "the driver bridge has no native XDP"))?;
     assert!(!it.host.ip("-details link show")?.contains("xdpgeneric"));

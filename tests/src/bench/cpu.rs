@@ -9,8 +9,14 @@ use nix::unistd::{SysconfVar, sysconf};
 /// work; a guest's time is in the user's.
 const BUSY: [usize; 5] = [0, 1, 2, 5, 6];
 
-/// What all CPUs have worked so far.
-pub fn busy() -> Result<Duration> {
+/// What all CPUs work while something is done.
+pub fn during<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+    let before = busy()?;
+    let done = work()?;
+    Ok((done, busy()?.saturating_sub(before)))
+}
+
+fn busy() -> Result<Duration> {
     let ticks = ticks(&fs::read_to_string("/proc/stat")?)?;
     let in_a_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
     Ok(Duration::from_secs_f64(ticks as f64 / in_a_second as f64))
@@ -34,10 +40,12 @@ mod tests {
         let stat = "cpu  1 20 300 999999 99999 4000 50000 9999999 99 9\ncpu0 1 1 1 1 1 1 1 1 1 1\n";
         assert_eq!(ticks(stat)?, 54321);
         assert!(ticks("cpu  1 2 3").is_err());
-        let before = busy()?;
-        let start = std::time::Instant::now();
-        while start.elapsed() < Duration::from_millis(200) {}
-        assert!(busy()? - before >= Duration::from_millis(50), "a busy loop is work");
+        let ((), worked) = during(|| {
+            let start = std::time::Instant::now();
+            while start.elapsed() < Duration::from_millis(200) {}
+            Ok(())
+        })?;
+        assert!(worked >= Duration::from_millis(50), "a busy loop is work");
         Ok(())
     }
 }

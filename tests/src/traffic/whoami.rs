@@ -44,7 +44,8 @@ pub fn serve(options: &ServeOptions) -> Result<()> {
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             if let Ok(client) = stream.peer_addr() {
-                let _ = write!(stream, "{}", canonical(client));
+                // One write, so one segment.
+                let _ = stream.write_all(canonical(client).to_string().as_bytes());
             }
         }
     });

@@ -3,6 +3,8 @@
 
 pub mod fragments;
 pub mod nat;
+pub mod next_hop;
+pub mod overlay;
 pub mod packet;
 
 use std::time::{Duration, Instant};
@@ -165,6 +167,13 @@ pub fn drops(daemon: &Daemon, reason: &str) -> Result<u64> {
 fn counter(daemon: &Daemon, of: &str, name: &str) -> Result<u64> {
     let status = daemon.json(&["status"])?;
     status[of][name]["packets"].as_u64().with_context(|| format!("no {name} among the {of}"))
+}
+
+/// All entries of a pinned map, with named fields at `formatted`.
+pub fn entries(host: &Host, daemon: &Daemon, map: &str) -> Result<Vec<Value>> {
+    let pin = daemon.bpf_dir().join("v1/maps").join(map);
+    let dump = host.check(&format!("bpftool -j map dump pinned {}", pin.display()))?;
+    Ok(serde_json::from_str(&dump)?)
 }
 
 /// So many bytes by TCP to an address and port, which the receiver listens on or which are led to its port: all arrive.

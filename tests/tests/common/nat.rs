@@ -224,10 +224,9 @@ impl Nat {
 
     /// A number of the map `settings`.
     pub fn setting(&self, name: &str) -> Result<u64> {
-        let map = self.it.daemon.bpf_dir().join("v1/maps/settings");
-        let dump = self.it.host.check(&format!("bpftool -j map dump pinned {}", map.display()))?;
-        let dump: serde_json::Value = serde_json::from_str(&dump)?;
-        dump[0]["formatted"]["value"][name].as_u64().with_context(|| format!("no {name} in {dump}"))
+        let settings = super::entries(&self.it.host, &self.it.daemon, "settings")?;
+        let value = settings.first().and_then(|settings| settings["formatted"]["value"][name].as_u64());
+        value.with_context(|| format!("no {name} in {settings:?}"))
     }
 
     /// `weft flow ls`, those with this external port.

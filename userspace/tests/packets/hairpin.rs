@@ -1,6 +1,6 @@
 //! from_container to the host itself: published ports through whatever address, and the host's own services.
 
-use std::net::Ipv4Addr;
+use std::{collections::HashMap, net::Ipv4Addr};
 
 use dataplane_common::abi::{DropReason, Path, flags};
 use etherparse::IpNumber;
@@ -62,6 +62,26 @@ fn to_a_neighbour() -> Result {
         for port in [53, 54] {
             let other = Frame::udp((B.address, port), (A.address, 40_000)).macs(B.mac, A.mac);
             host.container_sends(&B, &other)?.redirected(Path::Bridge, &other);
+        }
+        Ok(())
+    })
+}
+
+/// Short connections one after another, from ports side by side: none comes from a port that the server still knows in
+/// TIME-WAIT (RFC 9293 section 3.4.2). At both ends of what Linux gives to clients.
+#[test]
+fn to_a_neighbour_every_port_has_one_of_its_own() -> Result {
+    with_host(|host| {
+        host.publish(TCP, None, 8080, (&B, 80))?;
+        let mut seen = HashMap::new();
+        for own in (32_768..33_768).chain(60_500..61_000) {
+            let (client, to) = ((A.address, own), (HOST, 8080));
+            let syn = Frame::syn(client, to).sent_by(&A);
+            let port = host.container_sends(&A, &syn)?.on_path(Path::HairpinIn).source_port();
+            assert_ne!(port, own, "as of a neighbour that talks directly");
+            assert_eq!(seen.insert(port, own), None, "{own} has port {port}, too");
+            let reset = Frame::tcp((B.address, 80), (A.address, port)).control(|tcp| tcp.rst = true);
+            host.container_sends(&B, &reset.sent_by(&B))?.took(Path::HairpinOut);
         }
         Ok(())
     })

@@ -13,11 +13,10 @@ pub(super) fn redis(contender: &Contender, effort: &Effort) -> Result<(Vec<Figur
     let Contender { client, target, .. } = contender;
     let count = effort.redis_requests;
     let [here, _] = two_cpus()?;
-    let before = cpu::busy()?;
-    let text = client.check(&format!(
+    let command = format!(
         "exec taskset -c {here} redis-benchmark -h {target} -p {REDIS} -t get -n {count} -c {CONNECTIONS} --csv"
-    ))?;
-    let worked = cpu::busy()?.saturating_sub(before);
+    );
+    let (text, worked) = cpu::during(|| client.check(&command))?;
     let figures = vec![
         Figure { measure: Measure::RedisRate, value: redis_rate(&text)? },
         Figure { measure: Measure::RedisCpu, value: micros_each(worked, count as f64) },
@@ -30,11 +29,10 @@ pub(super) fn http(contender: &Contender, effort: &Effort) -> Result<(Vec<Figure
     let Contender { client, target, .. } = contender;
     let seconds = effort.http_seconds;
     let [here, _] = two_cpus()?;
-    let before = cpu::busy()?;
-    let text = client.check(&format!(
+    let command = format!(
         "exec taskset -c {here} wrk --threads 1 --connections {CONNECTIONS} --duration {seconds}s http://{target}:{HTTP}/"
-    ))?;
-    let worked = cpu::busy()?.saturating_sub(before);
+    );
+    let (text, worked) = cpu::during(|| client.check(&command))?;
     let (count, rate) = http_rate(&text)?;
     let figures = vec![
         Figure { measure: Measure::HttpRate, value: rate },

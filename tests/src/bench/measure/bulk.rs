@@ -51,13 +51,10 @@ pub(super) fn run(
     let mut listener =
         server.spawn(&format!("exec iperf3 --server --one-off --affinity {there} --port {IPERF}"))?;
     wait_until_listening(server, &mut listener, IPERF).context("iperf3")?;
-    let before = cpu::busy()?;
-    let text = client
-        .check(&format!(
-            "exec iperf3 --client {target} --port {IPERF} --time {seconds} --affinity {here} --json {options}"
-        ))
-        .context("iperf3")?;
-    let worked = cpu::busy()?.saturating_sub(before);
+    let command = format!(
+        "exec iperf3 --client {target} --port {IPERF} --time {seconds} --affinity {here} --json {options}"
+    );
+    let (text, worked) = cpu::during(|| client.check(&command)).context("iperf3")?;
     let report: Value = serde_json::from_str(&text).context("output of iperf3")?;
     let received = &report["end"]["sum_received"];
     let bits = number(received, "bits_per_second")?;

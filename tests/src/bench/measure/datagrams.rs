@@ -57,11 +57,10 @@ fn flood(contender: &Contender, size: u64, segments: u64, effort: &Effort) -> Re
     let seconds = effort.datagram_seconds;
     let [here, there] = two_cpus()?;
     let mut sink = server.serve(&format!("udp-sink [::]:{SINK} --size {size} --cpu {there}"))?;
-    let before = cpu::busy()?;
-    let sent = client.labtool(&format!(
+    let words = format!(
         "udp-flood {target}:{SINK} --size {size} --segments {segments} --seconds {seconds} --cpu {here}"
-    ))?;
-    let worked = cpu::busy()?.saturating_sub(before);
+    );
+    let (sent, worked) = cpu::during(|| client.labtool(&words))?;
     let received = labtool_result(&mut sink, PATIENCE)?;
     let arrived = received["datagrams"].as_u64().context("no number of datagrams")?;
     let sent = sent["datagrams"].as_u64().context("no number of datagrams")?;

@@ -188,12 +188,10 @@ fn connections(contender: &Contender, effort: &Effort) -> Result<(Vec<Figure>, E
     let Contender { client, target, .. } = contender;
     let seconds = effort.connection_seconds;
     let [_, cpu] = two_cpus()?;
-    let before = cpu::busy()?;
     // One worker: the next connection begins when the last one has ended, so that the rate is the time it takes.
-    let report = client.labtool(&format!(
-        "requests {target}:{REQUESTS} --unlimited --workers 1 --seconds {seconds} --cpu {cpu}"
-    ))?;
-    let worked = cpu::busy()?.saturating_sub(before);
+    let words =
+        format!("requests {target}:{REQUESTS} --unlimited --workers 1 --seconds {seconds} --cpu {cpu}");
+    let (report, worked) = cpu::during(|| client.labtool(&words))?;
     let (succeeded, failed) = (number(&report, "succeeded")?, number(&report, "failed")?);
     ensure!(failed == 0.0, "{failed} connections failed, {succeeded} did not: {}", report["failures"]);
     let rate = succeeded / number(&report, "seconds")?;

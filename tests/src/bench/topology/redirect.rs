@@ -1,13 +1,8 @@
 //! The limit of eBPF at these devices: programs that redirect whatever comes to the one place where it can be for, and do nothing
 //! else. Containers of one network have each other at the other end. Those that talk to the world have the uplink's own
 //! address, so that nothing has to be translated, and those of an overlay talk across the uplinks without a tunnel.
-//!
-//! The programs are four instructions each, written out here: the tests are to depend on nothing that weft's own are made with.
 
-use std::{
-    os::fd::{AsRawFd, OwnedFd, RawFd},
-    rc::Rc,
-};
+use std::{os::fd::OwnedFd, rc::Rc};
 
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
@@ -17,45 +12,11 @@ use super::{
 };
 use crate::{
     Host, Lab, Namespace,
-    bench::{bpf, topology::Contender},
+    bench::{
+        bpf::{Hook, Program, Redirect},
+        topology::Contender,
+    },
 };
-
-/// Numbers of include/uapi/linux/bpf.h.
-const PROG_TYPE_SCHED_CLS: u32 = 3;
-const TCX_INGRESS: u32 = 46;
-const FUNC_REDIRECT: i32 = 23;
-const FUNC_REDIRECT_PEER: i32 = 155;
-/// BPF_ALU | BPF_MOV | BPF_K, BPF_JMP | BPF_CALL, BPF_JMP | BPF_EXIT.
-const MOVE: u8 = 0xb4;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
-
-/// `struct bpf_insn`.
-#[repr(C)]
-struct Instruction {
-    code: u8,
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
-
-/// The beginning of `union bpf_attr` for BPF_PROG_LOAD; what is not given is 0.
-#[repr(C)]
-struct ProgLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-}
-
-/// The beginning of `union bpf_attr` for BPF_LINK_CREATE.
-#[repr(C)]
-struct LinkCreate {
-    prog_fd: RawFd,
-    target_ifindex: u32,
-    attach_type: u32,
-    flags: u32,
-}
 
 /// Builds it for these paths.
 pub(super) fn build(lab: &Lab, paths: &[Path]) -> Result<Vec<Contender>> {
@@ -82,8 +43,8 @@ fn neighbours(lab: &Lab) -> Result<Contender> {
     plug(&site.host, &site.shop, "shop", (&format!("{SHOP}/24"), ours), theirs, 1500)?;
     plug(&site.host, &site.web, "web", (&format!("{WEB}/24"), theirs), ours, 1500)?;
     let links = vec![
-        redirect(&site.host, "shop", "web", FUNC_REDIRECT_PEER)?,
-        redirect(&site.host, "web", "shop", FUNC_REDIRECT_PEER)?,
+        redirect(&site.host, "shop", "web", Redirect::Peer)?,
+        redirect(&site.host, "web", "shop", Redirect::Peer)?,
     ];
     let ends = Ends { client: &site.shop, server: &site.web, target: WEB, seen: SHOP };
     let servers = Rc::new(servers::start(lab, &site.web)?);
@@ -131,10 +92,7 @@ fn behind_uplink(
     // The uplink has the container's MAC address: frames for it are this host's.
     host.ip(&format!("link set eth0 address {mac}"))?;
     plug(host, container, "inside", (address, mac), mac, mtu)?;
-    Ok([
-        redirect(host, "inside", "eth0", FUNC_REDIRECT)?,
-        redirect(host, "eth0", "inside", FUNC_REDIRECT_PEER)?,
-    ])
+    Ok([redirect(host, "inside", "eth0", Redirect::Out)?, redirect(host, "eth0", "inside", Redirect::Peer)?])
 }
 
 /// A veth pair: `name` with MAC address `outer` in the host, and the container's eth0.
@@ -156,29 +114,10 @@ fn plug(
 }
 
 /// Attaches a program to what comes in at one device of this host that redirects it to another, until the link is closed.
-fn redirect(host: &Host, from: &str, to: &str, function: i32) -> Result<OwnedFd> {
+fn redirect(host: &Host, from: &str, to: &str, helper: Redirect) -> Result<OwnedFd> {
     host.inside(|| {
-        let (from, to) = (if_nametoindex(from)?, if_nametoindex(to)?);
-        let instruction = |code, registers, immediate| Instruction { code, registers, offset: 0, immediate };
-        let program = [
-            instruction(MOVE, 1, to.try_into()?),
-            instruction(MOVE, 2, 0),
-            instruction(CALL, 0, function),
-            instruction(EXIT, 0, 0),
-        ];
-        let load = ProgLoad {
-            prog_type: PROG_TYPE_SCHED_CLS,
-            insn_cnt: program.len().try_into()?,
-            insns: program.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-        };
-        let program = bpf::command(bpf::PROG_LOAD, &load).context("loading a program that redirects")?;
-        let link = LinkCreate {
-            prog_fd: program.as_raw_fd(),
-            target_ifindex: from,
-            attach_type: TCX_INGRESS,
-            flags: 0,
-        };
-        bpf::command(bpf::LINK_CREATE, &link).context("attaching it")
+        let program = Program::redirecting(Hook::TcxIngress, helper, if_nametoindex(to)?);
+        let program = program.context("loading a program that redirects")?;
+        program.attach(if_nametoindex(from)?).context("attaching it")
     })
 }

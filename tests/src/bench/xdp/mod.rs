@@ -23,11 +23,12 @@ use nix::{
 use serde::Serialize;
 
 use super::{
+    bpf::{Hook, Program, Redirect},
     machine::{Machine, two_cpus},
     statistics::{Spread, short},
 };
 use crate::{Daemon, Host, Lab, Namespace, Process};
-use program::{Action, FRAME, Program};
+use program::{Action, FRAME};
 
 const CLIENT: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 100), 5000);
 const HOST: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 1), 7000);
@@ -205,7 +206,7 @@ x-weft: {{ uplinks: [ {{ name: eth0, xdp: {mode} }} ] }}
     ) -> Result<f64> {
         let index = || if_nametoindex("eth0").context("eth0");
         let attached = |place: &Namespace, action: Action| -> Result<OwnedFd> {
-            place.inside(|| Ok(Program::always(action)?.attach(index()?)?))
+            place.inside(|| Ok(program::always(action)?.attach(index()?)?))
         };
         let _uplink = uplink.map(|action| attached(&self.host, action)).transpose()?;
         let _far = far.map(|far| attached(far, Action::Drop)).transpose()?;
@@ -235,7 +236,7 @@ x-weft: {{ uplinks: [ {{ name: eth0, xdp: {mode} }} ] }}
         let ports = self.host.ip_json("link show master bridge0")?;
         let index = ports[0]["ifindex"].as_u64().context("no port")?;
         let _uplink = self.host.inside(|| {
-            let program = Program::redirecting(u32::try_from(index)?)?;
+            let program = Program::redirecting(Hook::Xdp, Redirect::Out, u32::try_from(index)?)?;
             Ok(program.attach(if_nametoindex("eth0")?)?)
         })?;
         self.rate(packets, HOST, None, Some(&self.web))
@@ -259,10 +260,10 @@ x-weft: {{ uplinks: [ {{ name: eth0, xdp: {mode} }} ] }}
             let mut cpus = CpuSet::new();
             cpus.set(cpu)?;
             sched_setaffinity(Pid::from_raw(0), &cpus)?;
-            let generator = Program::generator(frame)?;
+            let generator = program::generator(frame)?;
             let ifindex = if_nametoindex("eth0")?;
             let start = Instant::now();
-            generator.run_live(ifindex, packets)?;
+            generator.run_live(&[0; FRAME], ifindex, packets)?;
             Ok(start.elapsed().as_secs_f64())
         })
     }

@@ -10,7 +10,7 @@ mod translation;
 mod uplink_xdp;
 mod wire;
 
-use std::{collections::BTreeMap, env, time::Duration};
+use std::{collections::BTreeMap, env, fmt, time::Duration};
 
 use dataplane_common::abi::{DropReason, Path, flags, program};
 use nix::net::if_::if_nametoindex;
@@ -96,43 +96,76 @@ impl Ways {
     }
 }
 
-/// Who sends a frame, and what is done with it.
-type Source = fn(&mut Random, &Corpus) -> (&'static Container, Vec<u8>);
+/// Where a failure is found again.
+struct Turn {
+    mode: Mode,
+    run: u64,
+    seed: u64,
+}
 
-/// Runs a program on as many packets as wanted, and judges each.
-fn run(program: &'static str, source: Source, paths: &[Path]) -> Result {
+impl fmt::Display for Turn {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{:?}, run {}, WEFT_PACKET_SEED={}", self.mode, self.run, self.seed)
+    }
+}
+
+/// How many packets, and the seed they begin with.
+fn wanted() -> Result<(u64, u64)> {
     let runs = number("WEFT_PACKET_RUNS", RUNS)?;
     let seed = number("WEFT_PACKET_SEED", u64::from(std::process::id()))?;
     println!("WEFT_PACKET_SEED={seed}");
+    Ok((runs, seed))
+}
+
+/// Takes as many packets as wanted, each mode its part, and sees where they got.
+fn in_every_mode(
+    mut prepare: impl FnMut(&mut Host) -> Result<Corpus> + Send,
+    mut take: impl FnMut(&mut Host, &mut Random, &Corpus, &Turn) -> Result<Outcome> + Send,
+    paths: &[Path],
+) -> Result<(u64, Ways)> {
+    let (runs, seed) = wanted()?;
     let mut random = Random(seed);
     let mut ways = Ways::default();
     with_host(|host| {
         corpus::publish(host)?;
-        let room = if_nametoindex(STRANGER)?;
-        host.change_settings(|settings| settings.waiting_room = room)?;
-        for to in MODES {
-            set(host, to)?;
-            let corpus = Corpus::played(host)?;
+        for mode in MODES {
+            set(host, mode)?;
+            let corpus = prepare(host)?;
             for run in 0..runs / MODES.len() as u64 {
-                let (sender, frame) = source(&mut random, &corpus);
-                let frame = mutated(&mut random, &frame, &corpus.addresses);
-                let device = if program == program::FROM_CONTAINER { sender.device } else { UPLINK };
-                // The harness fails on an unknown verdict, and on one that does not fit the counter that moved.
-                let outcome = host.programs.run(program, &frame, device)?.outcome()?;
-                if let Err(wrong) = judge(program, sender, to, &outcome) {
-                    panic!(
-                        "{program}, {to:?}, run {run}, WEFT_PACKET_SEED={seed}, from {}: {wrong}\n{:?} {:?} {:?}\n\
-                         {frame:02x?}\nbecame\n{:02x?}",
-                        sender.device, outcome.verdict, outcome.path, outcome.drop, outcome.frame
-                    );
-                }
-                ways.count(&outcome);
+                ways.count(&take(host, &mut random, &corpus, &Turn { mode, run, seed })?);
             }
         }
         Ok(())
     })?;
     ways.expect(runs, paths);
-    Ok(())
+    Ok((runs, ways))
+}
+
+/// Who sends a frame, and what is done with it.
+type Source = fn(&mut Random, &Corpus) -> (&'static Container, Vec<u8>);
+
+/// Runs a program on as many packets as wanted, and judges each.
+fn run(program: &'static str, source: Source, paths: &[Path]) -> Result {
+    let prepare = |host: &mut Host| {
+        let room = if_nametoindex(STRANGER)?;
+        host.change_settings(|settings| settings.waiting_room = room)?;
+        Corpus::played(host)
+    };
+    let take = |host: &mut Host, random: &mut Random, corpus: &Corpus, turn: &Turn| {
+        let (sender, frame) = source(random, corpus);
+        let frame = mutated(random, &frame, &corpus.addresses);
+        let device = if program == program::FROM_CONTAINER { sender.device } else { UPLINK };
+        // The harness fails on an unknown verdict, and on one that does not fit the counter that moved.
+        let outcome = host.programs.run(program, &frame, device)?.outcome()?;
+        if let Err(wrong) = judge(program, sender, turn.mode, &outcome) {
+            panic!(
+                "{program}, {turn}, from {}: {wrong}\n{:?} {:?} {:?}\n{frame:02x?}\nbecame\n{:02x?}",
+                sender.device, outcome.verdict, outcome.path, outcome.drop, outcome.frame
+            );
+        }
+        Ok(outcome)
+    };
+    in_every_mode(prepare, take, paths).map(drop)
 }
 
 fn of_container(random: &mut Random, corpus: &Corpus) -> (&'static Container, Vec<u8>) {
@@ -200,9 +233,7 @@ fn no_bytes_lead_from_waiting_room_astray() -> Result {
 /// What decides is where a packet came in, whatever it is.
 #[test]
 fn no_bytes_lead_to_container_astray() -> Result {
-    let runs = number("WEFT_PACKET_RUNS", RUNS)?;
-    let seed = number("WEFT_PACKET_SEED", u64::from(std::process::id()))?;
-    println!("WEFT_PACKET_SEED={seed}");
+    let (runs, seed) = wanted()?;
     let mut random = Random(seed);
     with_host(|host| {
         corpus::publish(host)?;

@@ -1,25 +1,23 @@
 //! The same packets for `uplink_xdp`. Two judges: the one of `from_uplink`, and that program itself, which must do the very
 //! same with each packet that XDP does not leave to it.
 
-use dataplane_common::abi::Path;
+use dataplane_common::abi::{Path, program};
 
 use super::{
-    MODES, RUNS, TELLING, Ways,
-    corpus::{self, Corpus},
+    TELLING, Turn,
+    corpus::Corpus,
+    in_every_mode,
     judge::judge,
-    number, of_world,
+    of_world,
     random::{Random, mutated},
-    set, wire,
+    wire,
 };
 use crate::{
     Result,
     decapsulation::{inner, outer},
     encapsulation::vxlan_header,
     host::Host,
-    ipv6::{
-        frame::Frame as Frame6,
-        topology::{self as v6, with_host},
-    },
+    ipv6::{frame::Frame as Frame6, topology as v6},
     outcome::{Verdict, sum},
     topology::{A, MESH, VXLAN_PORT},
     uplink_xdp::switch_on,
@@ -67,46 +65,35 @@ fn repair(frame: &mut [u8]) {
 
 #[test]
 fn no_bytes_lead_uplink_xdp_astray() -> Result {
-    let runs = number("WEFT_PACKET_RUNS", RUNS)?;
-    let seed = number("WEFT_PACKET_SEED", u64::from(std::process::id()))?;
-    println!("WEFT_PACKET_SEED={seed}");
-    let mut random = Random(seed);
-    let mut ways = Ways::default();
-    with_host(|host| {
-        corpus::publish(host)?;
-        for mode in MODES {
-            set(host, mode)?;
-            switch_on(host)?;
-            let corpus = confirmed(host)?;
-            for run in 0..runs / MODES.len() as u64 {
-                let (_, frame) = of_world(&mut random, &corpus);
-                let mut frame = mutated(&mut random, &frame, &corpus.addresses);
-                if random.below(2) == 0 {
-                    repair(&mut frame);
-                }
-                let early = host.driver_receives(&frame)?;
-                let told = || format!("{mode:?}, run {run}, WEFT_PACKET_SEED={seed}: {early:?}");
-                if early.verdict == Verdict::Next {
-                    assert!(early.frame == early.input, "changed and handed on: {}", told());
-                } else {
-                    // What is handed on is judged where it goes.
-                    let verdict = judge(dataplane_common::abi::program::FROM_UPLINK, &A, mode, &early);
-                    assert_eq!(verdict, Ok(()), "{}", told());
-                    let late = host.world_sends_bytes(&frame)?;
-                    assert_eq!(
-                        (early.verdict, early.path, early.drop, early.counted),
-                        (late.verdict, late.path, late.drop, late.counted),
-                        "{}",
-                        told()
-                    );
-                    assert!(early.frame == late.frame, "{}\nfrom_uplink: {:02x?}", told(), late.frame);
-                }
-                ways.count(&early);
-            }
+    let prepare = |host: &mut Host| {
+        switch_on(host)?;
+        confirmed(host)
+    };
+    let take = |host: &mut Host, random: &mut Random, corpus: &Corpus, turn: &Turn| {
+        let (_, frame) = of_world(random, corpus);
+        let mut frame = mutated(random, &frame, &corpus.addresses);
+        if random.below(2) == 0 {
+            repair(&mut frame);
         }
-        Ok(())
-    })?;
-    ways.expect(runs, &[Path::MasqueradeIn, Path::PortmapIn, Path::RoutedIn, Path::Decapsulate]);
+        let early = host.driver_receives(&frame)?;
+        if early.verdict == Verdict::Next {
+            assert!(early.frame == early.input, "changed and handed on: {turn}: {early:?}");
+            return Ok(early);
+        }
+        // What is handed on is judged where it goes.
+        let verdict = judge(program::FROM_UPLINK, &A, turn.mode, &early);
+        assert_eq!(verdict, Ok(()), "{turn}: {early:?}");
+        let late = host.world_sends_bytes(&frame)?;
+        assert_eq!(
+            (early.verdict, early.path, early.drop, early.counted),
+            (late.verdict, late.path, late.drop, late.counted),
+            "{turn}: {early:?}"
+        );
+        assert!(early.frame == late.frame, "{turn}: {early:?}\nfrom_uplink: {:02x?}", late.frame);
+        Ok(early)
+    };
+    let paths = [Path::MasqueradeIn, Path::PortmapIn, Path::RoutedIn, Path::Decapsulate];
+    let (runs, ways) = in_every_mode(prepare, take, &paths)?;
     assert!(
         runs < TELLING || ways.0.keys().any(|(way, _)| way.starts_with("dropped")),
         "nothing was dropped"
