@@ -287,6 +287,13 @@ pub fn add_fragments(key: &FragmentKey, value: &Fragments) {
     let _ = FRAGMENTS.insert(key, value, u64::from(BPF_ANY));
 }
 
+/// Fails where it is taken.
+#[inline(always)]
+pub fn take_identification(key: &FragmentKey, now: u64) -> bool {
+    let taken = Fragments { seen_ns: now, local_port: 0, remote_port: 0, identification: 0, has_ports: 0 };
+    FRAGMENTS.insert(key, taken, u64::from(BPF_NOEXIST)).is_ok()
+}
+
 /// The budget of a device, made where there is none.
 #[inline(always)]
 pub fn icmp_budget<'a>(ifindex: u32) -> Option<&'a mut IcmpBudget> {

@@ -117,9 +117,10 @@ pod! {
         pub reserved: [u8; 6],
     }
 
-    /// Key of map `fragments`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5).
+    /// Key of map `fragments`: a datagram in pieces (RFC 791 section 3.2, RFC 8200 section 4.5), or an identification that one has
+    /// left with.
     pub struct FragmentKey [40] {
-        /// Source address.
+        /// Source address. `::` of an identification, which nobody else shall have either.
         pub source: Address,
         /// Destination address.
         pub destination: Address,
@@ -127,8 +128,10 @@ pod! {
         pub identification: u32,
         /// IANA protocol number.
         pub protocol: u8,
+        /// [`Self::DATAGRAM`] or [`Self::IDENTIFICATION`].
+        pub kind: u8,
         /// Zero.
-        pub reserved: [u8; 3],
+        pub reserved: [u8; 2],
     }
 
     /// Value of map `fragments`: what the first fragment said and the later ones do not.
@@ -185,6 +188,13 @@ impl Index {
     pub const fn of(inside: Tuple) -> Self {
         Self { inside, uses_mapping: 0, reserved: [0; 3] }
     }
+}
+
+impl FragmentKey {
+    /// What the packet says.
+    pub const DATAGRAM: u8 = 0;
+    /// An identification that a datagram with a translated source has left with. Its value says nothing but when.
+    pub const IDENTIFICATION: u8 = 1;
 }
 
 impl Tuple {

@@ -1,6 +1,6 @@
 //! Datagrams in pieces. What the waiting room does in time is shown in the lab; here it is a device that exists.
 
-use std::net::Ipv4Addr;
+use std::{collections::HashSet, net::Ipv4Addr};
 
 use dataplane_common::abi::{DropReason, Path};
 use etherparse::IpNumber;
@@ -60,6 +60,25 @@ fn out_through_masquerade() -> Result {
             seen.push(id);
         }
         assert_ne!(seen[0], seen[1]);
+        Ok(())
+    })
+}
+
+/// No two datagrams to one destination leave with the same identification, whoever sends them: the receiver may still wait for
+/// pieces of the earlier one (RFC 6864 section 4.3). By chance seven of a thousand would have met another's.
+#[test]
+fn identifications_do_not_come_again() -> Result {
+    with_host(|host| {
+        let mut seen = HashSet::new();
+        for number in 0..500 {
+            for container in [&A, &C] {
+                let first =
+                    Frame::udp((container.address, PORT), (REMOTE, 443)).payload(&[1; 128]).fragment(0, true);
+                let first = identified(first, number).sent_by(container);
+                let outcome = host.container_sends(container, &first)?.on_path(Path::MasqueradeOut);
+                assert!(seen.insert(identification(&outcome)), "{number}");
+            }
+        }
         Ok(())
     })
 }

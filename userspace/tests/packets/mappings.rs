@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use dataplane_common::abi::{DropReason, Path, PortSet, map};
+use dataplane_common::abi::{DropReason, Mapping, MappingKey, Path, PortSet, map};
 
 use crate::{
     Result,
@@ -238,6 +238,39 @@ fn full_tables_refuse_new_flows_only() -> Result {
         })?;
     }
     Ok(())
+}
+
+/// A socket of the host that was bound after the controller last looked keeps its port.
+#[test]
+fn a_port_of_a_process_is_left_to_it() -> Result {
+    with_host(|host| {
+        let process = std::net::UdpSocket::bind((HOST, 25_000))?;
+        assert_ne!(external_port(host, &A, 25_000, (REMOTE, 53))?, 25_000);
+        // Another protocol has ports of its own.
+        let syn = Frame::syn((A.address, 25_000), (REMOTE, 443)).sent_by(&A);
+        host.container_sends(&A, &syn)?
+            .redirected(Path::MasqueradeOut, &syn.clone().source((HOST, 25_000)).hop());
+        drop(process);
+        assert_eq!(external_port(host, &B, 25_000, (REMOTE, 53))?, 25_000);
+        Ok(())
+    })
+}
+
+/// An index entry that was left behind by a mapping that has gone is not counted out of the one that came after it.
+#[test]
+fn only_its_own_flows_are_taken_out_of_a_mapping() -> Result {
+    with_host(|host| {
+        let external = external_port(host, &A, 25_000, (REMOTE, 53))?;
+        let mut mappings = host.programs.hash::<MappingKey, Mapping>(map::MAPPINGS)?;
+        let (key, mapping) = mappings.iter().next().ok_or("no mapping")??;
+        // The next mapping of the same socket, with another port and a flow of its own.
+        mappings.insert(key, Mapping { port: external + 1, flows: 1, ..mapping }, 0)?;
+        host.age_flows(Duration::from_secs(1000))?;
+        host.expire()?;
+        assert!(host.unconfirmed()?.is_empty());
+        assert_eq!(host.mapping_users(UDP, (A.address, 25_000))?, 1);
+        Ok(())
+    })
 }
 
 /// A flow goes from the table of the unconfirmed to the other when its second end is heard, and stays there.
