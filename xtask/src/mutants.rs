@@ -48,7 +48,10 @@ pub fn run(options: &Options) -> Result<()> {
             "--cargo-arg=--package=weft",
             "--cargo-arg=--test=packets",
         ]);
+        // Unoptimised tests would take longer than what they build anew. Random packets and figures are no tests of this.
+        command.env("CARGO_INCREMENTAL", "1").args(["--profile", "release"]);
         command.args(PROGRAMS.iter().flat_map(|file| ["--file", file])).args(&options.arguments);
+        command.args(["--", "--", "--skip", "fuzz", "--skip", "verifier"]);
     } else {
         command.args(["--package", "dataplane-common"]).args(&options.arguments);
     }
