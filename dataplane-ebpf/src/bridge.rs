@@ -16,5 +16,5 @@ use crate::{
 #[inline(always)]
 pub fn deliver(packet: &Packet, endpoint: &Endpoint) -> Outcome<Verdict> {
     let source = packet.read::<Ethernet>(0)?.source;
-    redirect::to_container(packet, endpoint, source, Path::Bridge)
+    redirect::between_containers(packet, endpoint, source, Path::Bridge)
 }

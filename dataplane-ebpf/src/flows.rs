@@ -119,6 +119,16 @@ pub fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
         // section 7.1).
         return;
     }
+    let ticks = helpers::ticks();
+    if flow.next_hop.looked_ticks != ticks {
+        flow.next_hop.looked_ticks = ticks;
+        note_time(flow);
+    }
+}
+
+/// Of its own, since it is called once in a tick.
+#[inline(always)]
+fn note_time(flow: &mut Flow) {
     let now = helpers::now_ns();
     if now.wrapping_sub(flow.last_seen_ns) > TOUCH_INTERVAL_NS {
         flow.last_seen_ns = now;

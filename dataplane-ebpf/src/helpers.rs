@@ -32,14 +32,20 @@ pub fn now_ns() -> u64 {
     unsafe { generated::bpf_ktime_get_coarse_ns() }
 }
 
+/// The kernel's ticks, some hundred in a second. The verifier makes one load of it, while the clock is a call.
+#[inline(always)]
+pub fn ticks() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_jiffies64() as u32 }
+}
+
 #[inline(always)]
 pub fn random() -> u32 {
     // SAFETY: no arguments.
     unsafe { generated::bpf_get_prandom_u32() }
 }
 
-/// Makes the stack of the receiving namespace take the packet as its own: a frame that one container sent to another
-/// arrived at the host side of the veth as somebody else's.
+/// Makes the stack of the receiving namespace take the packet as its own.
 #[inline(always)]
 pub fn to_host(skb: *mut __sk_buff) {
     // SAFETY: skb is the program's context.

@@ -56,18 +56,18 @@ impl Quoted {
 
 /// An error from the world about a packet that a container sent. `None`: it is about nothing of weft's.
 #[inline(always)]
-pub fn enter(packet: &Packet, parsed: &mut Parsed, uplink: &Device) -> Outcome<Option<Verdict>> {
+pub fn enter(packet: &Packet, parsed: &mut Parsed) -> Outcome<Option<Verdict>> {
     let Some(quoted) = quoted(*packet, parsed)? else { return Ok(None) };
     let Some((inside, flow)) = flows::peek_outside(&quoted.tuple) else { return Ok(None) };
     if matches!(flow.kind, FlowKind::HAIRPIN | FlowKind::TURN_BACK) {
         return Err(DropReason::UnrelatedIcmp);
     }
-    if !flags::forwards(uplink.flags, parsed.is_v6) {
-        return Err(DropReason::ForwardingDisabled);
-    }
     let endpoint = maps::endpoint(flow.network, &inside.local)
         .filter(|endpoint| endpoint.epoch == flow.epoch)
         .ok_or(DropReason::StaleFlow)?;
+    if !flags::forwards(endpoint.flags, parsed.is_v6) {
+        return Err(DropReason::ForwardingDisabled);
+    }
     rewrite(*packet, parsed, quoted, inside)?;
     redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some)
 }
@@ -85,13 +85,14 @@ pub fn leave(packet: &Packet, parsed: &mut Parsed, device: &Device, epoch: u32) 
             .filter(|client| client.epoch == flow.remote_epoch)
             .ok_or(DropReason::StaleFlow)?;
         rewrite(*packet, parsed, quoted, &flow.outside)?;
-        return redirect::to_container(packet, client, client.gateway_mac, Path::IcmpError).map(Some);
+        return redirect::between_containers(packet, client, client.gateway_mac, Path::IcmpError).map(Some);
     }
     if flow.kind == FlowKind::TURN_BACK {
         let endpoint = sender(flow).ok_or(DropReason::StaleFlow)?;
         let claim = &maps::scratch().ok_or(DropReason::HelperFailed)?.claim;
         rewrite(*packet, parsed, quoted, claim)?;
-        return redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some);
+        return redirect::between_containers(packet, endpoint, endpoint.gateway_mac, Path::IcmpError)
+            .map(Some);
     }
     if !flags::forwards(device.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
@@ -127,7 +128,7 @@ pub fn turn_back(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outco
         .filter(|endpoint| endpoint.epoch == flow.epoch)
         .ok_or(DropReason::StaleFlow)?;
     rewrite(*packet, parsed, quoted, inside)?;
-    redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some)
+    redirect::between_containers(packet, endpoint, endpoint.gateway_mac, Path::IcmpError).map(Some)
 }
 
 /// Reads the quoted packet. `None`: cut short, a later fragment, or of a protocol that has no flows.

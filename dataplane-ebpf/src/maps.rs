@@ -28,7 +28,7 @@ static REMOTES: HashMap<EndpointKey, Remote, 131072, ON_DEMAND> = HashMap::new()
 #[btf_map(name = "peers")]
 static PEERS: HashMap<u32, Peer, 8192, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "peer_next_hops")]
-static PEER_NEXT_HOPS: LruHashMap<u32, NextHop, 8192> = LruHashMap::new();
+static PEER_NEXT_HOPS: Array<NextHop, 8192> = Array::new();
 #[btf_map(name = "vxlan")]
 static VXLAN: HashMap<VxlanKey, u32, 65536, ON_DEMAND> = HashMap::new();
 #[btf_map(name = "subnets")]
@@ -109,15 +109,10 @@ pub fn remote<'a>(network: u32, address: &Address) -> Option<&'a Remote> {
     unsafe { REMOTES.get(EndpointKey { network, address: *address }) }
 }
 
+/// Peers' numbers are given one after another. Those beyond the end of the array have no next hop that is remembered.
 #[inline(always)]
 pub fn peer_next_hop(number: u32) -> Option<*mut NextHop> {
     PEER_NEXT_HOPS.get_ptr_mut(number)
-}
-
-#[inline(always)]
-pub fn add_peer_next_hop(number: u32) -> Option<*mut NextHop> {
-    PEER_NEXT_HOPS.insert(number, NextHop::UNKNOWN, u64::from(BPF_ANY)).ok()?;
-    peer_next_hop(number)
 }
 
 #[inline(always)]

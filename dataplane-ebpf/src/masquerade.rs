@@ -149,16 +149,10 @@ pub fn listener<'a>(claim: &Index, outside: &Tuple) -> Outcome<&'a Endpoint> {
 
 /// Such a packet.
 #[inline(always)]
-pub fn accept(
-    packet: Packet,
-    parsed: &Parsed,
-    uplink: &Device,
-    claim: &Index,
-    endpoint: &Endpoint,
-) -> Outcome<Verdict> {
+pub fn accept(packet: Packet, parsed: &Parsed, claim: &Index, endpoint: &Endpoint) -> Outcome<Verdict> {
     let packet = &packet;
     flows::may_open(parsed)?;
-    if !flags::forwards(uplink.flags, parsed.is_v6) {
+    if !flags::forwards(endpoint.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     enter_from_outside(&parsed.tuple, endpoint, claim, FlowKind::MASQUERADE, packet.device())?;

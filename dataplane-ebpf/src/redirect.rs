@@ -11,7 +11,20 @@ use crate::{
     verdict::{Outcome, Verdict},
 };
 
-/// Into a container of this host, past the bridge: straight to the other end of its veth.
+/// From one container of this host to another. A frame for somebody else is somebody else's to the receiving stack, wherever
+/// it is sent, until it is told otherwise.
+#[inline(always)]
+pub fn between_containers(
+    packet: &Packet,
+    endpoint: &Endpoint,
+    source: MacAddress,
+    path: Path,
+) -> Outcome<Verdict> {
+    helpers::to_host(packet.skb);
+    to_container(packet, endpoint, source, path)
+}
+
+/// Into a container of this host, past the bridge: straight to the other end of its veth. The packet was for this host.
 #[inline(always)]
 pub fn to_container(
     packet: &Packet,
@@ -22,7 +35,6 @@ pub fn to_container(
     let ethernet = packet.write::<Ethernet>(0)?;
     ethernet.destination = endpoint.mac;
     ethernet.source = source;
-    helpers::to_host(packet.skb);
     Ok(Verdict::Redirect(path, helpers::redirect_peer(endpoint.ifindex)))
 }
 

@@ -46,12 +46,12 @@ fn deliver(packet: Packet, parsed: &mut Parsed, port: u16) -> Outcome<Verdict> {
             .filter(|endpoint| endpoint.epoch == flow.epoch)
             .ok_or(DropReason::StaleFlow)?;
         translate::rewrite(*packet, parsed, inside)?;
-        return redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::HairpinIn);
+        return redirect::between_containers(packet, endpoint, endpoint.gateway_mac, Path::HairpinIn);
     }
     let claim = maps::claim_of(&parsed.tuple).ok_or(DropReason::Filtered)?;
     let endpoint = masquerade::claimant(claim).ok_or(DropReason::Filtered)?;
     masquerade::filter(endpoint.flags, &outside)?;
     masquerade::enter_from_outside(&outside, endpoint, claim, FlowKind::TURN_BACK, 0)?;
     translate::rewrite(*packet, parsed, &scratch.index.inside)?;
-    redirect::to_container(packet, endpoint, endpoint.gateway_mac, Path::HairpinIn)
+    redirect::between_containers(packet, endpoint, endpoint.gateway_mac, Path::HairpinIn)
 }

@@ -171,9 +171,16 @@ fn a_case_leaves_nothing_to_the_next() -> Result<()> {
             { "changes": [], "actions": [whole] },
         ],
     }))?;
-    let findings = runner::replay(&case, truth)?;
-    ensure!(findings.is_empty(), "{}", findings.concat());
-    Ok(())
+    // On a machine with four times as much to do as it can the kernel's side loses an answer in one run of twelve. What is left
+    // to the next case is there each time.
+    let mut findings = Vec::new();
+    for _ in 0..3 {
+        findings = runner::replay(&case, truth)?;
+        if findings.is_empty() {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{}", findings.concat())
 }
 
 /// The document names the rules, and only those.

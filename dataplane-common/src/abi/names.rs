@@ -14,7 +14,7 @@ pub mod map {
     pub const REMOTES: &str = "remotes";
     /// peer number -> [`super::super::Peer`].
     pub const PEERS: &str = "peers";
-    /// peer number -> [`super::super::NextHop`], written by the programs, least recently used go first.
+    /// peer number -> [`super::super::NextHop`], written by the programs.
     pub const PEER_NEXT_HOPS: &str = "peer_next_hops";
     /// [`super::super::VxlanKey`] -> network number.
     pub const VXLAN: &str = "vxlan";

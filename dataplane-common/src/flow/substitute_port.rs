@@ -26,13 +26,16 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    /// Miri takes minutes for all numbers of 16 bits.
+    const STEP: usize = if cfg!(miri) { 251 } else { 1 };
+
     #[test]
     fn every_port_that_clients_choose_has_one_of_its_own() {
         // `ip_local_port_range` as the kernel sets it.
-        let chosen = 32_768..=60_999;
-        let substitutes: HashSet<u16> = chosen.clone().map(of).collect();
-        assert_eq!(substitutes.len(), chosen.count());
-        assert!((0..=u16::MAX).all(|own| PORTS.contains(&of(own))));
+        let chosen = || (32_768..=60_999).step_by(STEP);
+        let substitutes: HashSet<u16> = chosen().map(of).collect();
+        assert_eq!(substitutes.len(), chosen().count());
+        assert!((0..=u16::MAX).step_by(STEP).all(|own| PORTS.contains(&of(own))));
         assert_eq!(of(32_768), 1024);
         // The range has room for the first of those that the IANA calls dynamic and the rest of the 16 bits but 1,024.
         assert_eq!(of(u16::MAX), 1024 + 1023);
@@ -42,7 +45,11 @@ mod tests {
     fn random_ones_are_anywhere_in_the_range() {
         assert_eq!(at_random(0), 1024);
         assert_eq!(at_random(u32::MAX), 32_767);
-        let all: HashSet<u16> = (0..=0xffff).map(at_random).collect();
-        assert_eq!(all.len(), PORTS.len());
+        let all: HashSet<u16> = (0..=0xffff).step_by(STEP).map(at_random).collect();
+        assert!(
+            all.len() >= PORTS.len() / STEP && all.iter().all(|port| PORTS.contains(port)),
+            "{}",
+            all.len()
+        );
     }
 }

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, Endpoint, Index, Path, Publication},
+    abi::{Address, DropReason, Endpoint, Index, Path, Publication},
     packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, protocol},
 };
 
@@ -19,8 +19,6 @@ use crate::{
 
 #[inline(always)]
 pub fn run(packet: &Packet) -> Outcome<Verdict> {
-    // An uplink that the controller no longer knows is an ordinary device of the host.
-    let Some(device) = maps::device(packet.device()) else { return Ok(Verdict::Ignore) };
     // A tagged packet is a VLAN device's of this host, one for another host's address nobody's here.
     if packet.is_tagged() || packet.is_for_another_host() {
         return Ok(Verdict::Pass(Path::NotOurs));
@@ -38,15 +36,16 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
         // The host's own stack judges and counts what is malformed.
         Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
     };
-    match ip(packet, parsed, device) {
+    match ip(packet, parsed) {
         Ok(verdict) => Ok(verdict),
         Err(reason) => Ok(refuse(packet, reason)),
     }
 }
 
 #[inline(always)]
-fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict> {
+fn ip(packet: &Packet, parsed: &mut Parsed) -> Outcome<Verdict> {
     if parsed.tuple.protocol == protocol::UDP
+        && let Some(device) = maps::device(packet.device())
         && parsed.tuple.local_port == device.vxlan_port
         && device.vxlan_port != 0
     {
@@ -66,18 +65,17 @@ fn ip(packet: &Packet, parsed: &mut Parsed, device: &Device) -> Outcome<Verdict>
             Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
         }
     }
-    if let Some((inside, flow)) = flows::find_outside(parsed, true) {
-        let from = portmap::From::Uplink(device);
-        if let Some(verdict) = portmap::enter(packet, parsed, inside, flow, &from)? {
-            return Ok(verdict);
-        }
-    }
-    if parsed.is_icmp_error
-        && let Some(verdict) = icmp_error::enter(packet, parsed, device)?
+    if let Some((inside, flow)) = flows::find_outside(parsed, true)
+        && let Some(verdict) = portmap::enter(packet, parsed, inside, flow, &portmap::From::Uplink)?
     {
         return Ok(verdict);
     }
-    unknown(packet, parsed, device)
+    if parsed.is_icmp_error
+        && let Some(verdict) = icmp_error::enter(packet, parsed)?
+    {
+        return Ok(verdict);
+    }
+    unknown(packet, parsed)
 }
 
 /// Whether there may be flows to an address.
@@ -88,13 +86,17 @@ fn is_served(address: &Address, is_v6: bool) -> bool {
 
 /// A packet of no flow.
 #[inline(always)]
-fn unknown(packet: &Packet, parsed: &Parsed, device: &Device) -> Outcome<Verdict> {
+fn unknown(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
+    // An uplink that the controller no longer knows is an ordinary device of the host. Flows know theirs.
+    if maps::device(packet.device()).is_none() {
+        return Ok(Verdict::Ignore);
+    }
     match way_in(packet.skb.cast(), parsed)? {
         WayIn::None => Ok(Verdict::Pass(Path::NotOurs)),
         WayIn::Publication(publication) => {
-            portmap::open(*packet, parsed, &portmap::From::Uplink(device), publication)
+            portmap::open(*packet, parsed, &portmap::From::Uplink, publication)
         }
-        WayIn::Claim(claim, endpoint) => masquerade::accept(*packet, parsed, device, claim, endpoint),
+        WayIn::Claim(claim, endpoint) => masquerade::accept(*packet, parsed, claim, endpoint),
     }
 }
 

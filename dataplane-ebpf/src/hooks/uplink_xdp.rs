@@ -10,7 +10,7 @@
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use dataplane_common::{
-    abi::{Device, DeviceRole, DropReason, Endpoint, Flow, FlowKind, Index, Path, flags},
+    abi::{DeviceRole, DropReason, Endpoint, Flow, FlowKind, Index, Path, flags},
     flow::Direction,
     packet::{Be16, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Udp, protocol, tcp_flags},
 };
@@ -84,7 +84,7 @@ fn decide(frame: &Frame) -> Outcome<Decision> {
     if parsed.has_ports
         && let Some(index) = maps::index(tuple)
     {
-        return enter(frame, parsed, index, device);
+        return enter(frame, parsed, index);
     }
     from_uplink::way_in(frame.xdp.cast(), parsed).map(|_| Decision::Pass)
 }
@@ -98,7 +98,7 @@ fn is_amid_connection(parsed: &Parsed) -> bool {
 
 /// A packet from the other end of a flow, see `portmap::enter`.
 #[inline(always)]
-fn enter(frame: &Frame, parsed: &Parsed, index: &Index, device: &Device) -> Outcome<Decision> {
+fn enter(frame: &Frame, parsed: &Parsed, index: &Index) -> Outcome<Decision> {
     if parsed.tuple.protocol != protocol::UDP || parsed.hop_limit <= 1 {
         return Ok(Decision::Pass);
     }
@@ -119,7 +119,7 @@ fn enter(frame: &Frame, parsed: &Parsed, index: &Index, device: &Device) -> Outc
         Some(endpoint) if endpoint.epoch == flow.epoch => endpoint,
         _ => return Ok(Decision::Pass),
     };
-    if !flags::forwards(device.flags, parsed.is_v6) {
+    if !flags::forwards(endpoint.flags, parsed.is_v6) {
         return Err(DropReason::ForwardingDisabled);
     }
     if !takes(endpoint, frame.length() as usize) || !udp_checksum::is_right(*frame, NETWORK, parsed.is_v6) {

@@ -57,10 +57,6 @@ impl Site {
             let [v4, v6] = address;
             let host = host.clone().on(&wire, &format!("{v4}/24"))?;
             host.ip(&format!("address add {v6}/64 dev eth0 nodad"))?;
-            // Who has answered "packet too big" for a container of an overlay behind a published port is an end of the tunnels
-            // as well: believed for the usual ten minutes, it makes the path between the hosts too narrow for them, in this
-            // case and all that follow.
-            host.sysctl("net.ipv6.route.mtu_expires", "0")?;
             detection(1)?;
             Ok(host)
         };
@@ -89,10 +85,13 @@ impl Site {
         outside.sysctl("net.ipv6.conf.all.forwarding", "0")?;
         let site = Self { hosts, containers, client: outside };
         for namespace in site.namespaces() {
+            // Who has answered "packet too big" for a container of an overlay behind a published port is an end of the tunnels
+            // as well: believed for the usual ten minutes, it makes the path between the hosts too narrow for them, in this
+            // case and all that follow. So it does between the containers, if one sends something while the hosts believe it.
             // A refusal that the kernel does not send because of its rate limit would be taken for a drop, and so would what
             // waits a second for its second ARP request.
             namespace.check(
-                "cd /proc/sys/net; echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit; \
+                "cd /proc/sys/net; echo 0 > ipv6/route/mtu_expires; echo 0 > ipv4/icmp_ratelimit; echo 0 > ipv6/icmp/ratelimit; \
                  for of in ipv4/neigh/default ipv4/neigh/eth0 ipv6/neigh/default ipv6/neigh/eth0; do \
                  [ ! -e $of ] || { echo 40 > $of/retrans_time_ms; echo 25 > $of/mcast_solicit; }; done; \
                  for limit in ipv4/icmp_msgs_per_sec ipv4/icmp_msgs_burst; do \

@@ -14,7 +14,9 @@ pub fn of_flows(host: &Host, daemon: &Daemon) -> Result<Vec<String>> {
 
 /// MAC addresses that packets leave to by a tunnel.
 pub fn of_peers(host: &Host, daemon: &Daemon) -> Result<Vec<String>> {
-    destinations(host, daemon, "peer_next_hops", "/formatted/value")
+    let all = destinations(host, daemon, "peer_next_hops", "/formatted/value")?;
+    // An array has every index.
+    Ok(all.into_iter().filter(|mac| mac != "00:00:00:00:00:00").collect())
 }
 
 fn destinations(host: &Host, daemon: &Daemon, map: &str, next_hop: &str) -> Result<Vec<String>> {

@@ -4,9 +4,9 @@ use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 use aya::maps::lpm_trie::Key;
 use dataplane_common::abi::{
-    Address, Device, DeviceRole, Endpoint, EndpointKey, Flow, Index, MacAddress, Mapping, MappingKey, Peer,
-    PortSet, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey, flags, map,
-    program,
+    Address, Device, DeviceRole, Endpoint, EndpointKey, Flow, Index, MacAddress, Mapping, MappingKey,
+    NextHop, Peer, PortSet, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple,
+    VxlanKey, flags, map, program,
 };
 use nix::net::if_::if_nametoindex;
 use weft::{dataplane::publication_prefixes, model::PortRange};
@@ -200,6 +200,12 @@ impl Host {
         self.change_device(name, |device| device.flags = device.flags & !clear | set)
     }
 
+    /// As switching forwarding on or off on the host, for what comes in to a container.
+    pub fn change_forwarding(&mut self, container: &Container, clear: u32, set: u32) -> Result {
+        self.change_flags(UPLINK, clear, set)?;
+        self.change_endpoint(container, |endpoint| endpoint.flags = endpoint.flags & !clear | set)
+    }
+
     pub fn change_settings(&mut self, change: impl FnOnce(&mut Settings)) -> Result {
         let mut map = self.programs.array(map::SETTINGS)?;
         let mut settings = map.get(&0, 0)?;
@@ -370,7 +376,9 @@ impl Host {
             let flows: Vec<_> = map.iter().collect::<std::result::Result<_, _>>()?;
             for (key, flow) in flows {
                 let last_seen_ns = flow.last_seen_ns.wrapping_sub(by.as_nanos() as u64);
-                map.insert(key, Flow { last_seen_ns, ..flow }, 0)?;
+                // The next packet looks at the clock.
+                let next_hop = NextHop { looked_ticks: 0, ..flow.next_hop };
+                map.insert(key, Flow { last_seen_ns, next_hop, ..flow }, 0)?;
             }
         }
         Ok(())

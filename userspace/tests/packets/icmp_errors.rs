@@ -13,7 +13,7 @@ use crate::{
     Result,
     frames::Frame,
     host::{SCTP, TCP, UDP, with_host},
-    topology::{A, B, B_AGAIN, C, Container, FRONT, HOST, REMOTE, REMOTE_2, ROUTER_MAC, UPLINK, UPLINK_MAC},
+    topology::{A, B, B_AGAIN, C, Container, FRONT, HOST, REMOTE, REMOTE_2, ROUTER_MAC, UPLINK_MAC},
 };
 
 /// An error from somebody, about a frame that this one has got.
@@ -247,9 +247,9 @@ fn errors_that_are_not_delivered() -> Result {
         host.container_sends(&A, &frame.clone().sent_by(&A))?.took(Path::MasqueradeOut);
         let kind = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
         let error = error_about(kind, REMOTE, &frame.source((HOST, 25_000)), 60).by_router();
-        host.change_flags(UPLINK, flags::FORWARDING, 0)?;
+        host.change_forwarding(&A, flags::FORWARDING, 0)?;
         host.world_sends(&error)?.dropped(DropReason::ForwardingDisabled);
-        host.change_flags(UPLINK, 0, flags::FORWARDING)?;
+        host.change_forwarding(&A, 0, flags::FORWARDING)?;
         host.world_sends(&error.clone().ttl(1))?.dropped(DropReason::TimeToLive);
         host.remove_endpoint(&A)?;
         host.world_sends(&error)?.dropped(DropReason::StaleFlow);

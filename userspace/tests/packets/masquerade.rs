@@ -192,11 +192,11 @@ fn forwarding_may_be_switched_off() -> Result {
         let back = Frame::udp((REMOTE, 443), (HOST, PORT)).by_router();
         host.container_sends(&A, &out)?.took(Path::MasqueradeOut);
         host.change_flags(A.device, flags::FORWARDING, 0)?;
-        host.change_flags(UPLINK, flags::FORWARDING, 0)?;
+        host.change_forwarding(&A, flags::FORWARDING, 0)?;
         host.container_sends(&A, &out)?.dropped(DropReason::ForwardingDisabled);
         host.world_sends(&back)?.dropped(DropReason::ForwardingDisabled);
 
-        host.change_flags(UPLINK, 0, flags::FORWARDING)?;
+        host.change_forwarding(&A, 0, flags::FORWARDING)?;
         host.world_sends(&back)?.took(Path::MasqueradeIn);
 
         namespace::set_forwarding(false)?;

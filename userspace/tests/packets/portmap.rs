@@ -153,9 +153,9 @@ fn what_a_published_port_refuses() -> Result {
         let tcp = Frame::tcp(CLIENT, (HOST, 80)).by_router();
         host.world_sends(&tcp.control(|tcp| tcp.rst = true))?.dropped(DropReason::NoFlow);
         host.world_sends(&udp.clone().ttl(1))?.refused(DropReason::TimeToLive, (11, 0, 0), HOST);
-        host.change_flags(UPLINK, flags::FORWARDING, 0)?;
+        host.change_forwarding(&A, flags::FORWARDING, 0)?;
         host.world_sends(&udp)?.dropped(DropReason::ForwardingDisabled);
-        host.change_flags(UPLINK, 0, flags::FORWARDING)?;
+        host.change_forwarding(&A, 0, flags::FORWARDING)?;
         host.remove_endpoint(&A)?;
         host.world_sends(&Frame::udp((REMOTE_2, 1), (HOST, 53)).by_router())?.dropped(DropReason::NoEndpoint);
         Ok(())
@@ -201,8 +201,9 @@ fn the_rest_is_not_ours() -> Result {
             host.world_sends_bytes(&frame)?.passed(Path::NotOurs);
         }
         // A device that is weft's uplink no longer.
-        let frame = Frame::syn(CLIENT, (HOST, 80)).by_router().bytes();
-        host.programs.run(program::FROM_UPLINK, &frame, STRANGER)?.outcome()?.ignored();
+        let mut frame = Frame::syn(CLIENT, (HOST, 80)).by_router();
+        frame.destination_mac = [0xff; 6];
+        host.programs.run(program::FROM_UPLINK, &frame.bytes(), STRANGER)?.outcome()?.ignored();
         assert!(host.is_empty()?);
         Ok(())
     })

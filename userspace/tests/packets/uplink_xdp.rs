@@ -375,7 +375,7 @@ fn what_nobody_would_hear_of_is_dropped_early() -> Result {
         host.driver_receives(&amid.bytes())?.ignored();
         // Forwarding is off.
         open(host, CLIENT, 53, (&A, 5353))?;
-        host.change_flags(UPLINK, flags::FORWARDING, 0)?;
+        host.change_forwarding(&A, flags::FORWARDING, 0)?;
         let request = Frame::udp(CLIENT, (HOST, 53)).by_router();
         host.driver_receives(&request.bytes())?.dropped(DropReason::ForwardingDisabled);
         host.world_sends(&request)?.dropped(DropReason::ForwardingDisabled);

@@ -24,6 +24,10 @@ const MOST_ON_A_NETWORK: usize = 500;
 const READY_LIMIT: Duration = Duration::from_secs(600);
 /// The daemon reads files that it does not know yet, and compares everything, at least this often.
 const FULL_TICK: Duration = Duration::from_secs(12);
+/// From one full round to the next.
+const FULL_ROUND: Duration = Duration::from_secs(8);
+/// Full rounds whose CPU time is taken.
+const FULL_ROUNDS: u32 = 2;
 /// What the addition of a container leads to in the daemon is over by then.
 const SETTLED: Duration = Duration::from_millis(500);
 /// Port of the servers in the containers that are added.
@@ -46,6 +50,8 @@ pub struct Figures {
     pub by_apply: OneMore,
     /// `weft teardown`.
     pub teardown_s: f64,
+    /// CPU time of the daemon for a full round, in which it compares everything with the kernel and changes nothing.
+    pub full_round_cpu_ms: f64,
     /// What the daemon tells of itself with all of them.
     pub cost: Cost,
 }
@@ -90,6 +96,11 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
     let ready_s = start.elapsed().as_secs_f64();
     let cost = Cost::of(&daemon)?;
     eprintln!("{count} containers: ready after {ready_s:.1} s");
+    // What the start leads to is over.
+    thread::sleep(FULL_ROUND);
+    let before = cpu_ms(&daemon)?;
+    thread::sleep(FULL_ROUND * FULL_ROUNDS);
+    let full_round_cpu_ms = (cpu_ms(&daemon)? - before) / f64::from(FULL_ROUNDS);
     let first = containers.first().context("no containers")?;
     // An ARP request that nobody answers is repeated after a second by default, which would hide what is
     // measured. These settings belong to the device, so the first container asks: it has one already.
@@ -123,6 +134,7 @@ fn measure(host: &Host, containers: &[Container], count: usize, rounds: usize) -
         as_a_file,
         by_apply,
         teardown_s: start.elapsed().as_secs_f64(),
+        full_round_cpu_ms,
         cost,
     })
 }

@@ -9,6 +9,7 @@ pub mod speed;
 
 mod plot;
 mod probe;
+mod reflector;
 mod tables;
 
 use std::fs;

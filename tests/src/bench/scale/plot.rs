@@ -57,7 +57,9 @@ impl Report {
         let remotes = |value: fn(&Speed) -> f64| {
             weft(self.remotes.iter().map(|row| (row.remotes as f64, value(&row.speed))).collect())
         };
-        let flows = self.flows.iter().map(|row| (f64::from(row.flows), row.established_ns)).collect();
+        let flows = |value: fn(&super::flows::Figures) -> f64| {
+            weft(self.flows.iter().map(|row| (f64::from(row.flows), value(row))).collect())
+        };
         let answers =
             |row: &super::containers::Figures| (row.containers as f64, row.by_apply.answers_ms.median);
         let panels = [
@@ -65,7 +67,8 @@ impl Report {
             ("TCP round trip, µs, by published ports", published(|speed| speed.round_trip_us.median)),
             ("connections, 1/s, by remote containers", remotes(|speed| speed.connection_rate.median)),
             ("TCP round trip, µs, by remote containers", remotes(|speed| speed.round_trip_us.median)),
-            ("from_container for a later packet, ns, by flows", weft(flows)),
+            ("from_container for a packet, ns, by flows, to all in turn", flows(|row| row.established_ns)),
+            ("from_container for a packet, ns, by flows, to a thousand", flows(|row| row.busy_ns)),
             (
                 "one more container answers, ms, by containers",
                 weft(self.containers.iter().map(answers).collect()),

@@ -52,12 +52,19 @@ impl Report {
     }
 
     fn flows(&self) -> Table {
-        let mut table = table(&["flows", "first packet, ns", "later packet, ns", "maps, MiB"]);
+        let mut table = table(&[
+            "flows",
+            "first packet, ns",
+            "later packet, ns",
+            "of a thousand of them, ns",
+            "maps, MiB",
+        ]);
         for row in &self.flows {
             table.add_row([
                 row.flows.to_string(),
                 short(row.open_ns),
                 short(row.established_ns),
+                short(row.busy_ns),
                 mebibytes(row.map_bytes),
             ]);
         }
@@ -86,6 +93,7 @@ impl Report {
             "containers",
             "from nothing to `ready`, s",
             "teardown, s",
+            "full round, CPU ms",
             "maps, MiB",
             "daemon, MiB",
             "one more",
@@ -102,6 +110,7 @@ impl Report {
                     row.containers.to_string(),
                     short(row.ready_s),
                     short(row.teardown_s),
+                    short(row.full_round_cpu_ms),
                     mebibytes(row.cost.map_bytes),
                     mebibytes(row.cost.resident_bytes),
                     how.to_owned(),

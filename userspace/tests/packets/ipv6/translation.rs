@@ -1,6 +1,6 @@
 //! Masquerade, published ports and hairpin.
 
-use dataplane_common::abi::{DropReason, Path, flags};
+use dataplane_common::abi::{DropReason, Endpoint, EndpointKey, Path, flags, map};
 use etherparse::IpNumber;
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     bridge::PADDING,
     frame::{DESTINATION_OPTIONS, Frame, HOP_BY_HOP},
     sends, source_port,
-    topology::{A, B, C, HOST, REMOTE, REMOTE_2, gateway, publish, with_host},
+    topology::{A, B, C, HOST, REMOTE, REMOTE_2, gateway, key, publish, with_host},
 };
 use crate::{
     Result,
@@ -112,7 +112,11 @@ fn the_ways_to_say_no() -> Result {
         sends(host, &A, &out)?.dropped(DropReason::ForwardingDisabled);
         host.change_flags(A.container.device, flags::FORWARDING, flags::FORWARDING_V6)?;
         sends(host, &A, &out)?.took(Path::MasqueradeOut);
-        host.change_flags(UPLINK, flags::FORWARDING_V6, 0)?;
+        let endpoint_key = EndpointKey { network: A.container.network.number, address: key(A.address) };
+        let mut endpoints = host.programs.hash::<EndpointKey, Endpoint>(map::ENDPOINTS)?;
+        let endpoint = endpoints.get(&endpoint_key, 0)?;
+        let flags = endpoint.flags & !flags::FORWARDING_V6;
+        endpoints.insert(endpoint_key, Endpoint { flags, ..endpoint }, 0)?;
         let back = Frame::udp((REMOTE, 443), (HOST, PORT)).by_router();
         arrives(host, &back)?.dropped(DropReason::ForwardingDisabled);
         // An uplink without an address of the family is no way out.
