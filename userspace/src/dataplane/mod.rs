@@ -283,7 +283,9 @@ impl Dataplane {
         ];
         // What only the programs write.
         for name in [map::PEER_NEXT_HOPS, map::ICMP_BUDGETS, map::COUNTERS, map::DROPS] {
-            if let Some(Map::PerCpuArray(data) | Map::LruHashMap(data)) = self.ebpf.map(name) {
+            if let Some(Map::PerCpuArray(data) | Map::LruHashMap(data) | Map::Array(data)) =
+                self.ebpf.map(name)
+            {
                 maps.push((name, data));
             }
         }
