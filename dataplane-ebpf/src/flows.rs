@@ -9,7 +9,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    external_port, helpers, maps,
+    clock, external_port, helpers, maps,
     parse::{Fragment, Parsed},
     verdict::Outcome,
 };
@@ -119,17 +119,7 @@ pub fn touch(flow: &mut Flow, parsed: &Parsed, direction: Direction) {
         // section 7.1).
         return;
     }
-    let ticks = helpers::ticks();
-    if flow.next_hop.looked_ticks != ticks {
-        flow.next_hop.looked_ticks = ticks;
-        note_time(flow);
-    }
-}
-
-/// Of its own, since it is called once in a tick.
-#[inline(always)]
-fn note_time(flow: &mut Flow) {
-    let now = helpers::now_ns();
+    let now = clock::now_ns();
     if now.wrapping_sub(flow.last_seen_ns) > TOUCH_INTERVAL_NS {
         flow.last_seen_ns = now;
     }

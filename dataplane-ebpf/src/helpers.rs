@@ -32,11 +32,11 @@ pub fn now_ns() -> u64 {
     unsafe { generated::bpf_ktime_get_coarse_ns() }
 }
 
-/// The kernel's ticks, some hundred in a second. The verifier makes one load of it, while the clock is a call.
+/// The kernel's ticks, 100 to 1,000 in a second. On 64-bit machines with a JIT it becomes one load, while the clock is a call.
 #[inline(always)]
-pub fn ticks() -> u32 {
+pub fn ticks() -> u64 {
     // SAFETY: no arguments.
-    unsafe { generated::bpf_jiffies64() as u32 }
+    unsafe { generated::bpf_jiffies64() }
 }
 
 #[inline(always)]

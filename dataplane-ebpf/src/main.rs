@@ -19,6 +19,7 @@
 
 mod atomic;
 mod bridge;
+mod clock;
 mod expire;
 mod external_port;
 mod flows;

@@ -14,7 +14,7 @@ use dataplane_common::abi::{
     Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey,
 };
 
-use crate::{external_port::Search, icmp_error::Quoted, parse::Parsed};
+use crate::{clock::Clock, external_port::Search, icmp_error::Quoted, parse::Parsed};
 
 /// Memory for a record that is taken when it is used: a quiet host pays for its containers, not for the maximum.
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
@@ -83,6 +83,8 @@ pub struct Scratch {
     pub mapping: Mapping,
     /// The search for an external port.
     pub search: Search,
+    /// The time.
+    pub clock: Clock,
     /// MTU in bytes that a packet did not fit.
     pub mtu: u16,
     /// The packet.

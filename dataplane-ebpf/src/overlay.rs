@@ -3,7 +3,7 @@
 use core::hint::cold_path;
 
 use dataplane_common::{
-    abi::{Address, Device, DropReason, Endpoint, MacAddress, NextHop, Path, Peer, Remote, flags},
+    abi::{Address, Device, DropReason, Endpoint, MacAddress, Path, Peer, Remote, flags},
     packet::{
         Be16, Be32, ChecksumDelta, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_SERVICE_VLAN, ETHERTYPE_VLAN,
         Ethernet, Ipv4, Ipv6, Ports, Udp, VXLAN_OVERHEAD, VXLAN_OVERHEAD_V6, Vxlan, protocol,
@@ -11,7 +11,7 @@ use dataplane_common::{
 };
 
 use crate::{
-    helpers, maps,
+    clock, helpers, maps,
     packet::{Headers, Packet},
     parse::{Fragment, Parsed},
     redirect, route,
@@ -149,26 +149,15 @@ fn leave(packet: &Packet, number: u32, peer: &Peer) -> Outcome<Verdict> {
     let remembered = unsafe { &mut *remembered };
     // A copy: another CPU may write it.
     let next_hop = *remembered;
-    if (next_hop.ifindex == peer.ifindex || next_hop.ifindex == 0) && is_valid(remembered, &next_hop) {
+    let now = clock::now_ns();
+    if now.wrapping_sub(next_hop.asked_ns) < NEXT_HOP_VALID_NS
+        && (next_hop.ifindex == peer.ifindex || next_hop.ifindex == 0)
+    {
         return redirect::to_next_hop(packet, peer.ifindex, &next_hop, Path::Encapsulate);
     }
     cold_path();
-    route::next_hop(*packet, peer.ifindex, helpers::now_ns(), remembered)?;
+    route::next_hop(*packet, peer.ifindex, now, remembered)?;
     redirect::to_uplink(peer.ifindex, Path::Encapsulate)
-}
-
-/// Whether it need not be asked for again.
-#[inline(always)]
-fn is_valid(remembered: &mut NextHop, next_hop: &NextHop) -> bool {
-    let ticks = helpers::ticks();
-    if next_hop.looked_ticks == ticks {
-        return true;
-    }
-    let is_valid = helpers::now_ns().wrapping_sub(next_hop.asked_ns) < NEXT_HOP_VALID_NS;
-    if is_valid {
-        remembered.looked_ticks = ticks;
-    }
-    is_valid
 }
 
 #[inline(always)]

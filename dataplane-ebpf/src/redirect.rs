@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// From one container of this host to another. A frame for somebody else is somebody else's to the receiving stack, wherever
-/// it is sent, until it is told otherwise.
+/// it is sent, until it is told otherwise (which newer kernels' `bpf_redirect_peer` does itself).
 #[inline(always)]
 pub fn between_containers(
     packet: &Packet,

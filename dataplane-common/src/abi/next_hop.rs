@@ -16,10 +16,7 @@ pod! {
         /// DSCP of the packet that it was asked for, in its place in the header: rules may look at it.
         pub type_of_service: u8,
         /// Zero.
-        pub reserved: [u8; 3],
-        /// The last tick of the kernel (`jiffies`) in which a packet made whoever keeps it look at the clock: in one tick once is
-        /// enough.
-        pub looked_ticks: u32,
+        pub reserved: [u8; 7],
     }
 }
 
@@ -33,7 +30,6 @@ impl NextHop {
         source: Self::NO_MAC,
         ifindex: 0,
         type_of_service: 0,
-        reserved: [0; 3],
-        looked_ticks: 0,
+        reserved: [0; 7],
     };
 }

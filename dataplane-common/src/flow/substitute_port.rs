@@ -37,7 +37,7 @@ mod tests {
         assert_eq!(substitutes.len(), chosen().count());
         assert!((0..=u16::MAX).step_by(STEP).all(|own| PORTS.contains(&of(own))));
         assert_eq!(of(32_768), 1024);
-        // The range has room for the first of those that the IANA calls dynamic and the rest of the 16 bits but 1,024.
+        // There are 1,024 ports more from 32,768 on than below it: the last ones begin anew.
         assert_eq!(of(u16::MAX), 1024 + 1023);
     }
 

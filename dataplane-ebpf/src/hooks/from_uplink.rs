@@ -32,7 +32,9 @@ pub fn run(packet: &Packet) -> Outcome<Verdict> {
     let parsed = match parsed {
         Ok(parsed) => parsed,
         // More extension headers than are looked at may hide the tunnel port.
-        Err(DropReason::UnsupportedProtocol) => return Err(DropReason::UnsupportedProtocol),
+        Err(DropReason::UnsupportedProtocol) if is_uplink(packet) => {
+            return Err(DropReason::UnsupportedProtocol);
+        }
         // The host's own stack judges and counts what is malformed.
         Err(_) => return Ok(Verdict::Pass(Path::NotOurs)),
     };
@@ -57,7 +59,10 @@ fn ip(packet: &Packet, parsed: &mut Parsed) -> Outcome<Verdict> {
             return Err(DropReason::BadEncapsulation);
         }
     }
-    if parsed.fragment() != Fragment::Whole && is_served(&parsed.tuple.local, parsed.is_v6) {
+    if parsed.fragment() != Fragment::Whole
+        && is_served(&parsed.tuple.local, parsed.is_v6)
+        && is_uplink(packet)
+    {
         match fragments::complete(packet, parsed) {
             Ok(None) => {}
             Ok(Some(verdict)) => return Ok(verdict),
@@ -78,6 +83,13 @@ fn ip(packet: &Packet, parsed: &mut Parsed) -> Outcome<Verdict> {
     unknown(packet, parsed)
 }
 
+/// An uplink that the controller no longer knows is an ordinary device of the host. What flows there are go on until the program
+/// is gone as well; no packet of theirs asks for the device.
+#[inline(always)]
+fn is_uplink(packet: &Packet) -> bool {
+    maps::device(packet.device()).is_some()
+}
+
 /// Whether there may be flows to an address.
 #[inline(always)]
 fn is_served(address: &Address, is_v6: bool) -> bool {
@@ -87,8 +99,7 @@ fn is_served(address: &Address, is_v6: bool) -> bool {
 /// A packet of no flow.
 #[inline(always)]
 fn unknown(packet: &Packet, parsed: &Parsed) -> Outcome<Verdict> {
-    // An uplink that the controller no longer knows is an ordinary device of the host. Flows know theirs.
-    if maps::device(packet.device()).is_none() {
+    if !is_uplink(packet) {
         return Ok(Verdict::Ignore);
     }
     match way_in(packet.skb.cast(), parsed)? {

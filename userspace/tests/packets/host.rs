@@ -4,9 +4,9 @@ use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
 
 use aya::maps::lpm_trie::Key;
 use dataplane_common::abi::{
-    Address, Device, DeviceRole, Endpoint, EndpointKey, Flow, Index, MacAddress, Mapping, MappingKey,
-    NextHop, Peer, PortSet, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple,
-    VxlanKey, flags, map, program,
+    Address, Device, DeviceRole, Endpoint, EndpointKey, Flow, Index, MacAddress, Mapping, MappingKey, Peer,
+    PortSet, Publication, PublicationKey, Remote, Settings, Subnet, SubnetKey, Tuple, VxlanKey, flags, map,
+    program,
 };
 use nix::net::if_::if_nametoindex;
 use weft::{dataplane::publication_prefixes, model::PortRange};
@@ -376,9 +376,7 @@ impl Host {
             let flows: Vec<_> = map.iter().collect::<std::result::Result<_, _>>()?;
             for (key, flow) in flows {
                 let last_seen_ns = flow.last_seen_ns.wrapping_sub(by.as_nanos() as u64);
-                // The next packet looks at the clock.
-                let next_hop = NextHop { looked_ticks: 0, ..flow.next_hop };
-                map.insert(key, Flow { last_seen_ns, next_hop, ..flow }, 0)?;
+                map.insert(key, Flow { last_seen_ns, ..flow }, 0)?;
             }
         }
         Ok(())

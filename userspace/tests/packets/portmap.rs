@@ -201,9 +201,13 @@ fn the_rest_is_not_ours() -> Result {
             host.world_sends_bytes(&frame)?.passed(Path::NotOurs);
         }
         // A device that is weft's uplink no longer.
-        let mut frame = Frame::syn(CLIENT, (HOST, 80)).by_router();
-        frame.destination_mac = [0xff; 6];
-        host.programs.run(program::FROM_UPLINK, &frame.bytes(), STRANGER)?.outcome()?.ignored();
+        for frame in
+            [Frame::syn(CLIENT, (HOST, 80)), Frame::ip(IpNumber::UDP, REMOTE, HOST).fragment(100, false)]
+        {
+            let mut frame = frame.by_router();
+            frame.destination_mac = [0xff; 6];
+            host.programs.run(program::FROM_UPLINK, &frame.bytes(), STRANGER)?.outcome()?.ignored();
+        }
         assert!(host.is_empty()?);
         Ok(())
     })
